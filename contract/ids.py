@@ -1,0 +1,64 @@
+"""Prediction ids: UUIDv7, written as 26 characters of lower-case base32hex.
+
+Time-ordered, so they are good primary keys and natural page cursors. The base32hex alphabet
+(RFC 4648, section 7: `0-9a-v`) keeps that order in the text form too, which plain base32 does not.
+
+Source of the layout: RFC 9562, section 5.7.
+"""
+
+import base64
+import binascii
+from typing import NewType
+from uuid import UUID
+
+PredictionId = NewType("PredictionId", str)
+
+_TEXT_LENGTH = 26  # 128 bits in groups of five, without padding
+_RANDOM_BYTES = 10
+_TIMESTAMP_MS_MAX = (1 << 48) - 1
+
+
+def new_prediction_id(now_ms: int, random: bytes) -> PredictionId:
+    """Make the id of a prediction accepted at `now_ms`.
+
+    Args:
+        now_ms: Unix time in milliseconds.
+        random: 10 bytes nobody can predict; 74 of their 80 bits are used.
+    """
+    assert 0 <= now_ms <= _TIMESTAMP_MS_MAX
+    assert len(random) == _RANDOM_BYTES
+    raw = bytearray(now_ms.to_bytes(6, "big") + random)
+    raw[6] = 0x70 | (raw[6] & 0x0F)  # version 7
+    raw[8] = 0x80 | (raw[8] & 0x3F)  # variant 10
+    return from_uuid(UUID(bytes=bytes(raw)))
+
+
+def parse_prediction_id(text: str) -> PredictionId:
+    """Check the form of an id that came from outside.
+
+    Raises:
+        ValueError: not 26 characters of lower-case base32hex in canonical form.
+    """
+    if len(text) != _TEXT_LENGTH or text != text.lower():
+        raise ValueError("a prediction id is 26 characters of 0-9 and a-v")
+    try:
+        identifier = to_uuid(PredictionId(text))
+    except (binascii.Error, ValueError) as error:
+        raise ValueError("a prediction id is 26 characters of 0-9 and a-v") from error
+    # The last character carries three bits only: other spellings of the same id are refused.
+    if from_uuid(identifier) != text:
+        raise ValueError("a prediction id is in canonical form")
+    return PredictionId(text)
+
+
+def to_uuid(prediction_id: PredictionId) -> UUID:
+    return UUID(bytes=base64.b32hexdecode(prediction_id.upper() + "======"))
+
+
+def from_uuid(identifier: UUID) -> PredictionId:
+    return PredictionId(base64.b32hexencode(identifier.bytes).decode()[:_TEXT_LENGTH].lower())
+
+
+def accepted_at_ms(prediction_id: PredictionId) -> int:
+    """The Unix time in milliseconds at which the id was made."""
+    return to_uuid(prediction_id).int >> 80
