@@ -53,6 +53,6 @@ def _announced(outcome: Outcome) -> Announced:
     return Announced(outcome.id, outcome if fits else None)
 
 
-_ENCODER = msgspec.json.Encoder()  # JSON, since Outcome.output is JSON text and stays as it is
-_OUTCOMES = msgspec.json.Decoder(list[Announced])
-_STATUS = msgspec.json.Decoder(DispatcherStatus)
+_ENCODER = msgspec.msgpack.Encoder()  # outputs are bytes in it: they need no escaping
+_OUTCOMES = msgspec.msgpack.Decoder(list[Announced])
+_STATUS = msgspec.msgpack.Decoder(DispatcherStatus)

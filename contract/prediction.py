@@ -97,8 +97,8 @@ class Failure(msgspec.Struct, frozen=True):
 class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
     """How a prediction ended. Recorded once and never changed.
 
-    `output` is JSON text, already encoded: it is written to the ledger, announced and answered
-    as it stands.
+    `output` is JSON text in UTF-8, already encoded: it is written to the ledger, announced and
+    answered as it stands (wrapped in `msgspec.Raw` where it becomes part of a larger JSON text).
     """
 
     id: PredictionId
@@ -106,7 +106,7 @@ class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
     started_at_ms: int  # Unix time at which the dispatcher began the attempt that ended it
     completed_at_ms: int
     attempts: int
-    output: msgspec.Raw | None = None  # exactly when succeeded
+    output: bytes | None = None  # exactly when succeeded
     error: Failure | None = None  # exactly when failed
     queue_ms: float = 0.0  # accepted until begun
     compute_ms: float = 0.0  # inside the Triton request that carried it
