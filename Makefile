@@ -1,0 +1,42 @@
+# Everything one types here. `make` alone says what there is.
+# A fresh checkout needs Python 3.11 or 3.12 with pip, bash and make; the rest is installed into it.
+
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup weights demo up test check lock clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+
+setup:  ## create the environments and build the models' weights; nothing to do: no time
+	@standalone/setup.sh dev triton weights
+
+weights:  ## build the models' weights again
+	@standalone/setup.sh app
+	@$(BIN)/python -m weights
+
+demo:  ## start everything, classify the photographs of samples/, stay up (ONCE=1: then stop)
+	@standalone/setup.sh app triton weights
+	@exec $(BIN)/tritonq demo $(if $(ONCE),--once)
+
+up:  ## start everything and stay up until Ctrl-C
+	@standalone/setup.sh app triton weights
+	@exec $(BIN)/tritonq up
+
+test: setup  ## run all tests on real servers; coverage must not fall below 90 %
+	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90 $(ARGS)
+
+check: setup  ## formatting, lint, types, layers, sizes and names
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy .
+	@$(BIN)/lint-imports
+	@$(BIN)/python -m pytest tests/house
+
+lock:  ## pin the newest versions that pyproject.toml allows (requirements/*.lock)
+	@standalone/lock.sh
+
+clean:  ## remove environments, caches and built weights; the state of `up` (.tritonq) stays
+	rm -rf .venv .venv-triton .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
+	rm -rf model_repository/*/[0-9]*/ model_repository/.made-from
