@@ -32,9 +32,7 @@ class GraphWriter:
 
     def node(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
         """Add a node with one output, named like that output, and return the output's name."""
-        self._nodes.append(
-            helper.make_node(operator, inputs, [output], name=output, **attributes)
-        )
+        self._nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
         return output
 
     def model(

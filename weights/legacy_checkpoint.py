@@ -8,11 +8,11 @@ Source of the layout: `torch.serialization._legacy_save`.
 
 import io
 import math
-import pickle  # noqa: S403 - every unpickler below names what it resolves and refuses the rest
+import pickle
 import struct
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,7 +94,7 @@ class _PlainUnpickler(pickle.Unpickler):
 class _TensorUnpickler(pickle.Unpickler):
     """Builds a state dict whose tensors are still views of empty storages."""
 
-    _RESOLVED: dict[tuple[str, str], Callable[..., Any]] = {
+    _RESOLVED: ClassVar[dict[tuple[str, str], Callable[..., Any]]] = {
         ("collections", "OrderedDict"): _StateDict,
         ("torch._utils", "_rebuild_tensor_v2"): _View,
     }
@@ -156,7 +156,8 @@ def _tensor(name: str, view: Any) -> NDArray[Any]:
     reach = sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     if any(number < 0 for number in (*shape, *strides, view.offset)):
         _refuse(f"tensor {name!r} has a negative size")
-    if math.prod(shape) > data.size or (math.prod(shape) and view.offset + reach >= data.size):
+    count: int = math.prod(shape)
+    if count > data.size or (count and view.offset + reach >= data.size):
         _refuse(f"tensor {name!r} reaches outside its storage")
     steps = tuple(stride * data.itemsize for stride in strides)
     return np.lib.stride_tricks.as_strided(data[view.offset :], shape, steps, writeable=False)

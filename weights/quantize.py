@@ -109,16 +109,14 @@ class _Quantizer:
         source = self._quantised[features]
         scales = self._int8_weight(weight)
         self._int32_bias(bias, scales, source.scale)
-        self._graph.node(
-            node.op_type, [source.tensor, weight, bias], output, **_attributes(node)
-        )
+        self._graph.node(node.op_type, [source.tensor, weight, bias], output, **_attributes(node))
         self._quantise(output)
 
     def _int8_weight(self, name: str) -> NDArray[np.float32]:
         """Store `name` as int8, symmetric, one scale per output channel; return the scales."""
         weight = self._constants[name].astype(np.float64)
         largest = np.abs(weight).max(axis=tuple(range(1, weight.ndim)))
-        scales = (np.maximum(largest, _SMALLEST_WEIGHT) / _INT8_MAX).astype(np.float32)
+        scales = np.asarray(np.maximum(largest, _SMALLEST_WEIGHT) / _INT8_MAX, np.float32)
         per_channel = scales.astype(np.float64).reshape(-1, *[1] * (weight.ndim - 1))
         steps = np.clip(np.round(weight / per_channel), -_INT8_MAX, _INT8_MAX)
         self._dequantised_constant(name, steps, scales, np.int8)
@@ -172,8 +170,7 @@ class _Quantizer:
     def _copy(self, node: onnx.NodeProto) -> str:
         """Repeat a node, reading the quantised form of each input that has one."""
         inputs = [
-            self._quantised[name].tensor if name in self._quantised else name
-            for name in node.input
+            self._quantised[name].tensor if name in self._quantised else name for name in node.input
         ]
         return self._graph.node(node.op_type, inputs, node.output[0], **_attributes(node))
 
