@@ -39,4 +39,4 @@ lock:  ## pin the newest versions that pyproject.toml allows (requirements/*.loc
 
 clean:  ## remove environments, caches and built weights; the state of `up` (.tritonq) stays
 	rm -rf .venv .venv-triton .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
-	rm -rf model_repository/*/[0-9]*/ model_repository/.made-from
+	rm -rf model_repository/*/[0-9]*/

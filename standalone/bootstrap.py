@@ -9,7 +9,6 @@ is skipped, so running it again costs next to nothing.
 """
 
 import argparse
-import ctypes.util
 import fcntl
 import hashlib
 import importlib.util
@@ -51,15 +50,26 @@ class Step:
     stamp: Path
     make: Callable[["Log", Note], None]
     needs: tuple[str, ...] = ()
+    products: str = ""  # a pattern below ROOT; what it matched must stay there
 
-    def fingerprint(self) -> str:
+    def is_done(self) -> bool:
+        if not self.stamp.is_file():
+            return False
+        fingerprint, *products = self.stamp.read_text().splitlines()
+        return fingerprint == self._fingerprint() and all(
+            (ROOT / path).exists() for path in products
+        )
+
+    def mark_done(self) -> None:
+        products = sorted(ROOT.glob(self.products)) if self.products else []
+        lines = [self._fingerprint(), *(str(path.relative_to(ROOT)) for path in products)]
+        self.stamp.write_text("\n".join(lines))
+
+    def _fingerprint(self) -> str:
         digest = hashlib.sha256(f"{sys.version} {ROOT}".encode())  # environments cannot be moved
         for path in self.made_from:
             digest.update(path.read_bytes())
         return digest.hexdigest()
-
-    def is_done(self) -> bool:
-        return self.stamp.is_file() and self.stamp.read_text() == self.fingerprint()
 
 
 @dataclass
@@ -69,8 +79,10 @@ class Log:
     path: Path
     lines: list[str] = field(default_factory=list)
 
-    def run(self, command: Sequence[str | Path], heard: Callable[[str], None]) -> None:
-        """Run `command`, telling `heard` of each line it prints.
+    def run(
+        self, command: Sequence[str | Path], heard: Callable[[str], None], folder: Path = ROOT
+    ) -> None:
+        """Run `command` in `folder`, telling `heard` of each line it prints.
 
         Raises:
             SetupFailed: it ended with another code than 0.
@@ -79,7 +91,7 @@ class Log:
             file.write(f"\n$ {' '.join(map(str, command))}\n")
             process = subprocess.Popen(
                 command,
-                cwd=ROOT,
+                cwd=folder,
                 env=os.environ | {"PIP_USER": "0", "PYTHONUNBUFFERED": "1"},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -125,15 +137,16 @@ def steps() -> dict[str, Step]:
             "NVIDIA Triton and ONNX Runtime (.venv-triton)",
             (locks / "triton.lock",),
             triton / ".made-from-triton",
-            lambda log, note: make_environment(triton, locks / "triton.lock", log, note),
+            lambda log, note: make_triton(triton, locks / "triton.lock", log, note),
         ),
         Step(
             "weights",
             "weights of the models (model_repository)",
             tuple(weights),
-            ROOT / "model_repository" / ".made-from",
+            CACHE / "weights.made-from",
             lambda log, note: log.run([app / "bin/python", "-m", "weights"], note),
             needs=("app",),
+            products="model_repository/*/[0-9]*/*",
         ),
     ]
     return {step.name: step for step in made}
@@ -160,6 +173,36 @@ def is_usable(environment: Path) -> bool:
     settings = environment / "pyvenv.cfg"
     wanted = f"version = {platform.python_version()}"
     return settings.is_file() and wanted in settings.read_text().splitlines()
+
+
+def make_triton(environment: Path, lock: Path, log: Log, note: Note) -> None:
+    make_environment(environment, lock, log, note)
+    provide_libpython(environment, log, note)
+
+
+def provide_libpython(environment: Path, log: Log, note: Note) -> None:
+    """See to it that Triton's stub finds the library of Python: it embeds it.
+
+    Debian's python3 does not bring the library; where it is missing, it is taken from Debian's
+    package into the environment, which needs no root.
+    """
+    package = f"libpython{sys.version_info.major}.{sys.version_info.minor}"
+    name = f"{package}.so.1.0"
+    places = (sysconfig.get_config_var("LIBDIR"), "/usr/lib/x86_64-linux-gnu", environment / "lib")
+    if any((Path(str(place)) / name).exists() for place in places):
+        return
+    note(f"fetching {name}")
+    unpacked = CACHE / package
+    shutil.rmtree(unpacked, ignore_errors=True)
+    unpacked.mkdir(parents=True)
+    try:
+        log.run(["apt-get", "download", package], note, folder=unpacked)
+        log.run(["dpkg-deb", "-x", *unpacked.glob("*.deb"), unpacked], note)
+        (library,) = unpacked.rglob(name)
+    except (SetupFailed, OSError, ValueError):
+        remedy = f"as root: apt-get update && apt-get install {package}"
+        raise SetupFailed(f"{name} is missing, and could not be fetched; {remedy}") from None
+    shutil.copy(library, environment / "lib" / name)  # not the link: what it names
 
 
 PIP_OPTIONS = (
@@ -205,20 +248,8 @@ def check_machine() -> None:
             raise SetupFailed(f"{command} is missing: apt-get install {package}")
     if importlib.util.find_spec("pip") is None:
         raise SetupFailed(f"{sys.executable} has no pip: apt-get install python3-pip")
-    check_libpython()
     if (free := shutil.disk_usage(ROOT).free) < DISK_BYTES_MIN:
         raise SetupFailed(f"{ROOT} has {free / 1024**3:.1f} GiB free; set-up needs 2 GiB.")
-
-
-def check_libpython() -> None:
-    """Triton's stub embeds Python: it needs the shared library, not only the program."""
-    name = f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
-    places = [Path(str(sysconfig.get_config_var("LIBDIR"))), Path("/usr/lib/x86_64-linux-gnu")]
-    if any((place / name).exists() for place in places):
-        return
-    short = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    if ctypes.util.find_library(short) is None:
-        raise SetupFailed(f"{name} is missing: apt-get install lib{short}")
 
 
 class Screen:
@@ -301,7 +332,7 @@ def carry_out(wanted: Sequence[Step], screen: Screen) -> None:
                 failed.set()
                 screen.end(step.title, "FAILED")
                 raise
-            step.stamp.write_text(step.fingerprint())
+            step.mark_done()
             screen.end(step.title, "ok")
         finally:
             finished[step.name].set()
