@@ -19,6 +19,7 @@
   * InferenceError           Triton is up and refused
     * ModelRejected          these tensors are wrong; a retry gives the same answer
     * BatchFailed            the model failed on the batch; one row may be the cause
+    * UnusableOutput         the model answered, but nothing that can be passed on
 
 A bug is none of these. It is an AssertionError, or whatever Python raised: nothing below
 `__main__` catches it, the process exits, and its tickets are delivered again.
@@ -158,3 +159,9 @@ class BatchFailed(InferenceError):
     """The model failed on the batch as a whole; one of its rows may be the cause."""
 
     code = "inference_failed"
+
+
+class UnusableOutput(InferenceError):
+    """The model answered with what has no JSON form (NaN, infinity) or is not the shape promised."""
+
+    code = "unusable_output"
