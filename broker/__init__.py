@@ -1,0 +1,14 @@
+"""The queue: NATS JetStream. The only importer of nats.
+
+Nothing above this package knows subjects, acks, consumers or nats-py; every failure leaves it as
+one of `contract.errors`.
+"""
+
+from broker.broker import Broker
+from broker.declare import QueueLimits, UnsuitableServer
+from broker.delivery import Delivery
+from broker.intake import Intake
+from broker.lookup import Queued
+from broker.stream import Depth
+
+__all__ = ["Broker", "Delivery", "Depth", "Intake", "QueueLimits", "Queued", "UnsuitableServer"]

@@ -1,0 +1,138 @@
+"""The queue as the rest of the product sees it: one `Broker` per process."""
+
+from collections.abc import Callable, Iterable
+
+from broker.announcements import Announcements
+from broker.connection import Connection
+from broker.declare import QueueLimits, declare
+from broker.intake import Intake
+from broker.lookup import Lookup, Queued
+from broker.publisher import Publisher
+from broker.requests import Requests
+from broker.stream import Depth, stream_depth
+from contract.announcements import Announced, DispatcherStatus
+from contract.ids import PredictionId
+from contract.prediction import Outcome, Priority, Ticket
+from contract.queue import QueueNames
+
+CONNECT_WAIT_S = 2.0  # a server that is up answers in milliseconds
+
+
+class Broker:
+    """NATS JetStream for one process.
+
+    It lives through every outage of NATS: what cannot be done meanwhile raises QueueUnavailable,
+    subscriptions and intakes resume by themselves.
+    """
+
+    def __init__(self, connection: Connection, names: QueueNames) -> None:
+        self._connection = connection
+        self._names = names
+        self._requests = Requests(connection)
+        self._publisher = Publisher(connection, self._requests, names)
+        self._lookup = Lookup(self._requests, names)
+        self._announcements = Announcements(connection, names)
+
+    @classmethod
+    async def connect(
+        cls, url: str, *, names: QueueNames, token: str | None = None, client_name: str
+    ) -> "Broker":
+        """Connect; if the server is not up within 2 s, go on trying in the background.
+
+        Args:
+            client_name: the role, shown by the server; also the first part of its inboxes.
+        """
+        connection = Connection(url, token=token, client_name=client_name)
+        broker = cls(connection, names)
+        await broker._requests.open()
+        await connection.open(wait_s=CONNECT_WAIT_S)
+        return broker
+
+    @property
+    def is_connected(self) -> bool:
+        return self._connection.is_connected
+
+    async def declare(self, models: Iterable[str], limits: QueueLimits | None = None) -> None:
+        """Make the stream and three consumers per model what they should be.
+
+        Raises:
+            QueueUnavailable: JetStream does not answer; try again.
+            UnsuitableServer: it answers, and cannot carry the queue as configured.
+        """
+        await declare(self._connection, self._names, models, limits or QueueLimits())
+
+    async def publish(self, ticket: Ticket) -> None:
+        """Accept a prediction. On return it is stored.
+
+        Raises:
+            TooLarge: the ticket exceeds what the queue takes.
+            Overloaded: the queue, or this process, holds as much as it may.
+            AlreadyAccepted: a ticket with this id is in the queue.
+            QueueUnavailable: certainly not stored.
+            AcceptanceUnknown: stored or not; the same id may be tried again.
+        """
+        await self._publisher.publish(ticket)
+
+    async def find(self, prediction_id: PredictionId) -> Queued | None:
+        """Return the ticket with this id; None when the queue does not hold it.
+
+        Raises:
+            QueueUnavailable: nobody can tell.
+        """
+        return await self._lookup.find(prediction_id)
+
+    async def waiting(self, *, before_sequence: int | None, tickets_max: int) -> list[Queued]:
+        """List what is in the queue, newest first; the last one's sequence is the next cursor.
+
+        Returns fewer than `tickets_max` when they are large; none at all only at the end.
+
+        Raises:
+            QueueUnavailable: the stream cannot be read.
+        """
+        return await self._lookup.waiting(before_sequence=before_sequence, tickets_max=tickets_max)
+
+    async def depth(self) -> Depth:
+        """How much the queue holds. Asked now and then, it also teaches Retry-After.
+
+        Raises:
+            QueueUnavailable: no answer.
+        """
+        depth = await stream_depth(self._requests, self._names)
+        self._publisher.note_depth(depth)
+        return depth
+
+    async def ping(self) -> None:
+        """Raises QueueUnavailable unless the stream answers."""
+        await stream_depth(self._requests, self._names)
+
+    def intake(self, priority: Priority, model: str, *, room: int) -> Intake:
+        """An intake of one lane's tickets that never holds more than `room` unreleased."""
+        return Intake(self._connection, self._names, priority, model, room=room)
+
+    async def announce(self, outcomes: list[Outcome]) -> None:
+        """Tell everybody how predictions ended. Best effort."""
+        await self._announcements.announce(outcomes)
+
+    async def tell_status(self, status: DispatcherStatus) -> None:
+        """Tell everybody what this dispatcher can do. Best effort."""
+        await self._announcements.tell_status(status)
+
+    async def subscribe_outcomes(self, heard: Callable[[list[Announced]], None]) -> None:
+        """Hear of every outcome announced while connected."""
+        await self._announcements.subscribe_outcomes(heard)
+
+    async def subscribe_dispatchers(self, heard: Callable[[DispatcherStatus], None]) -> None:
+        """Hear every dispatcher's status, about once a second each."""
+        await self._announcements.subscribe_dispatchers(heard)
+
+    def when_connected(self, hook: Callable[[], None]) -> None:
+        """Call `hook` after each reconnect: announcements made meanwhile were missed."""
+        self._connection.when_up(hook)
+
+    async def flush(self) -> None:
+        """Wait until the server has read all acks and announcements sent so far."""
+        await self._connection.flush()
+
+    async def close(self) -> None:
+        """Send what is pending, and disconnect."""
+        await self._connection.close()
