@@ -7,11 +7,11 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
+from standalone.server import running
+from standalone.triton import Triton
 from tests import services
 
 if TYPE_CHECKING:
-    from standalone.triton import Triton
-
     from broker import Broker
     from ledger import Ledger
 
@@ -34,12 +34,12 @@ async def nats_server(
 
 
 @pytest.fixture(scope="session")
-async def triton_server(tmp_path_factory: pytest.TempPathFactory) -> "AsyncIterator[Triton]":
+async def triton_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Triton]:
     """A Triton that serves everything in model_repository/ that is built."""
-    from standalone.server import running
-
     server = services.triton(tmp_path_factory.mktemp("triton"))
     async with running(server):
+        assert server.models, "no model is built: `make weights` builds them"
+        assert await server.unready_models() == {}
         yield server
 
 

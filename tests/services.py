@@ -10,15 +10,12 @@ from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from standalone.nats import Nats
 from standalone.postgres import Postgres
 from standalone.server import LOOPBACK, running
-
-if TYPE_CHECKING:
-    from standalone.triton import Triton
+from standalone.triton import Triton
 
 ROOT = Path(__file__).parents[1]
 MODEL_REPOSITORY = ROOT / "model_repository"
@@ -98,10 +95,8 @@ async def nats(folder: Path) -> AsyncIterator[NatsAddress]:
 
 def triton(
     folder: Path, repository: Path = MODEL_REPOSITORY, models: tuple[str, ...] | None = None
-) -> "Triton":
+) -> Triton:
     """A Triton that serves `models`, or all of `repository` that is built."""
-    from standalone.triton import Triton
-
     http_port, grpc_port, metrics_port = free_ports(3)
     return Triton(
         folder=folder,

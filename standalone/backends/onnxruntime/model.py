@@ -1,0 +1,311 @@
+"""Triton's `onnxruntime` backend in Python: serves ONNX models with the onnxruntime wheel.
+
+NVIDIA's container has this backend as a C++ library. Where that is missing, Triton looks for
+`<backend-directory>/onnxruntime/model.py`, so a model repository serves unchanged on both. This
+file runs inside Triton's Python stub, one process per model instance, and imports nothing of ours.
+
+It understands the config.pbtxt of the C++ backend: inputs and outputs of every type but BF16 (BYTES
+as UTF-8 text only), reshape, optional inputs, dynamic batching, instance groups, versions,
+`default_model_filename`, the optimization level, and these parameters: intra_op_thread_count,
+inter_op_thread_count, execution_mode, enable_mem_arena, enable_mem_pattern,
+memory.enable_memory_arena_shrinkage, session.*. It ignores execution accelerators, and refuses
+ragged batches and sequence batching.
+
+Source of the contract: github.com/triton-inference-server/onnxruntime_backend, README.
+"""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import triton_python_backend_utils as pb
+
+if int(np.__version__.split(".")[0]) >= 2:
+    # This stub was built for numpy 1: with numpy 2 it loads, reports ready, reads zeros instead of
+    # the inputs, and returns empty outputs.
+    raise ImportError(f"numpy {np.__version__} corrupts data in this Triton; install numpy<2")
+
+import onnxruntime as ort
+
+TRITON_TYPES = {  # ONNX Runtime's name of a type -> config.pbtxt's
+    "tensor(bool)": "TYPE_BOOL",
+    "tensor(uint8)": "TYPE_UINT8",
+    "tensor(uint16)": "TYPE_UINT16",
+    "tensor(uint32)": "TYPE_UINT32",
+    "tensor(uint64)": "TYPE_UINT64",
+    "tensor(int8)": "TYPE_INT8",
+    "tensor(int16)": "TYPE_INT16",
+    "tensor(int32)": "TYPE_INT32",
+    "tensor(int64)": "TYPE_INT64",
+    "tensor(float16)": "TYPE_FP16",
+    "tensor(float)": "TYPE_FP32",
+    "tensor(double)": "TYPE_FP64",
+    "tensor(string)": "TYPE_STRING",
+}
+OPTIMIZATION_LEVELS = {  # config.pbtxt's `optimization { graph { level } }`; absent is 0
+    -1: ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    0: ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    1: ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    2: ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+}
+AUTO_BATCH_SIZE = 4  # the C++ backend's default where config.pbtxt says nothing
+SEVERITY_WARNING = 2
+
+
+class TritonPythonModel:
+    """One instance of one version of a model. Triton calls `execute` from one thread."""
+
+    @staticmethod
+    def auto_complete_config(config):
+        """Fill in what config.pbtxt leaves out, by the rules of the C++ backend."""
+        known = config.as_dict()
+        session = ort.InferenceSession(
+            str(_model_file(_version_folder_of_this_process(), known)),
+            _session_options(known),
+            providers=["CPUExecutionProvider"],
+        )
+        inputs, outputs = session.get_inputs(), session.get_outputs()
+        says_nothing = not (known["max_batch_size"] or known["input"] or known["output"])
+        if says_nothing and all(_first_size_is_free(node) for node in inputs + outputs):
+            config.set_max_batch_size(AUTO_BATCH_SIZE)
+            config.set_dynamic_batching()
+        batches = config.as_dict()["max_batch_size"] > 0
+        for nodes, have, add in (
+            (inputs, known["input"], config.add_input),
+            (outputs, known["output"], config.add_output),
+        ):
+            names = {tensor["name"] for tensor in have}
+            for node in nodes:
+                if node.name not in names:
+                    add(_as_config(node, batches))
+        return config
+
+    def initialize(self, args):
+        config = json.loads(args["model_config"])
+        _refuse_unsupported(config)
+        folder = Path(args["model_repository"]) / args["model_version"]
+        self._session = ort.InferenceSession(
+            str(_model_file(folder, config)), _session_options(config), providers=_providers(args)
+        )
+        self._run_options = _run_options(config)
+        self._batches = config["max_batch_size"] > 0
+        self._inputs = [tensor["name"] for tensor in config["input"]]
+        self._outputs = [tensor["name"] for tensor in config["output"]]
+        self._texts = {
+            tensor["name"]
+            for tensor in config["input"] + config["output"]
+            if tensor["data_type"] == "TYPE_STRING"
+        }
+        _check("input", config["input"], self._session.get_inputs(), self._batches)
+        _check("output", config["output"], self._session.get_outputs(), self._batches)
+        for node in self._session.get_inputs():
+            if node.name not in self._inputs:
+                raise pb.TritonModelException(f"the model needs input '{node.name}' too")
+
+    def execute(self, requests):
+        """Answer each request; those that fit together run as one batch."""
+        responses = [None] * len(requests)
+        groups = defaultdict(list)
+        for index, request in enumerate(requests):
+            try:
+                feeds = self._read(request)
+            except _Refused as refusal:
+                responses[index] = refusal.response
+            else:
+                shapes = ((name, array.dtype.str, array.shape[1:]) for name, array in feeds.items())
+                # A model that does not batch takes one request at a time.
+                key = tuple(shapes) if self._batches else index
+                groups[key].append((index, feeds))
+        for group in groups.values():
+            for index, response in self._answer(group, requests):
+                responses[index] = response
+        return responses
+
+    def finalize(self):
+        self._session = None
+
+    def _read(self, request):
+        """The arrays of one request, by input; they are views, valid during `execute`."""
+        if request.is_cancelled():
+            raise _Refused("the request was cancelled", pb.TritonError.CANCELLED)
+        feeds = {}
+        for name in self._inputs:
+            tensor = pb.get_input_tensor_by_name(request, name)
+            if tensor is not None:  # an optional input
+                array = tensor.as_numpy()
+                feeds[name] = _as_text(name, array) if name in self._texts else array
+        return feeds
+
+    def _answer(self, group, requests):
+        """Run a group as one batch, or, if that fails, each request alone to find the culprit."""
+        wanted = [requests[index].requested_output_names() for index, _ in group]
+        names = [name for name in self._outputs if any(name in some for some in wanted)]
+        try:
+            outputs = self._run(names, [feeds for _, feeds in group])
+        except Exception as error:  # noqa: BLE001 -- whatever ONNX Runtime raises is the answer
+            if len(group) == 1:
+                yield group[0][0], _Refused(str(error), pb.TritonError.INTERNAL).response
+                return
+            for member in group:
+                yield from self._answer([member], requests)
+            return
+        start = 0
+        for (index, feeds), some in zip(group, wanted, strict=True):
+            rows = slice(None)
+            if self._batches:
+                rows = slice(start, start + next(iter(feeds.values())).shape[0])
+                start = rows.stop
+            yield (
+                index,
+                pb.InferenceResponse(
+                    [pb.Tensor(name, outputs[name][rows]) for name in names if name in some]
+                ),
+            )
+
+    def _run(self, names, feeds):
+        """Run the model once on all of `feeds`, one after the other along the batch dimension."""
+        whole = feeds[0]
+        if len(feeds) > 1:
+            whole = {name: np.concatenate([feed[name] for feed in feeds]) for name in whole}
+        arrays = self._session.run(names, whole, self._run_options)
+        outputs = dict(zip(names, arrays, strict=True))
+        rows = next(iter(whole.values())).shape[0] if self._batches else None
+        for name, array in outputs.items():
+            if self._batches and array.shape[:1] != (rows,):
+                raise ValueError(f"output '{name}' has shape {array.shape} for a batch of {rows}")
+            # Triton's stub copies memory as it lies.
+            outputs[name] = np.ascontiguousarray(array) if array.ndim else array
+        return outputs
+
+
+class _Refused(Exception):
+    """One request that fails without harm to the others of its batch."""
+
+    def __init__(self, message, code):
+        super().__init__(message)
+        self.response = pb.InferenceResponse(error=pb.TritonError(message, code))
+
+
+def _as_text(name, array):
+    """BYTES as ONNX Runtime takes them from Python: str, which it stores as UTF-8."""
+    try:
+        texts = [item.decode() for item in array.ravel()]
+    except UnicodeDecodeError as error:
+        message = f"input '{name}' must be UTF-8 text in this backend: {error}"
+        raise _Refused(message, pb.TritonError.INVALID_ARG) from None
+    result = np.empty(len(texts), dtype=np.object_)
+    result[:] = texts
+    return result.reshape(array.shape)
+
+
+def _refuse_unsupported(config):
+    if "sequence_batching" in config:
+        raise pb.TritonModelException("this backend does not do sequence_batching")
+    if config.get("batch_input") or any(x.get("allow_ragged_batch") for x in config["input"]):
+        raise pb.TritonModelException("this backend does not do ragged batches")
+
+
+def _check(kind, tensors, nodes, batches):
+    """Refuse a config that promises something else than the model has."""
+    actual = {node.name: _as_config(node, batches) for node in nodes}
+    for tensor in tensors:
+        node = actual.get(tensor["name"])
+        if node is None:
+            raise pb.TritonModelException(
+                f"the model has no {kind} '{tensor['name']}'; it has {', '.join(actual)}"
+            )
+        if tensor["data_type"] != node["data_type"]:
+            raise pb.TritonModelException(
+                f"{kind} '{tensor['name']}' is {tensor['data_type']} in config.pbtxt and "
+                f"{node['data_type']} in the model"
+            )
+        dims = (tensor.get("reshape") or {}).get("shape", tensor["dims"])
+        if not _agree(dims, node["dims"]):
+            raise pb.TritonModelException(
+                f"{kind} '{tensor['name']}' has dims {dims} in config.pbtxt and {node['dims']} in "
+                f"the model{', without the batch dimension' if batches else ''}"
+            )
+
+
+def _agree(dims, other):
+    return len(dims) == len(other) and all(
+        size == wanted or -1 in (size, wanted) for size, wanted in zip(dims, other, strict=True)
+    )
+
+
+def _as_config(node, batches):
+    """An input or output of the model in the words of config.pbtxt; -1 for any size."""
+    if node.type not in TRITON_TYPES:
+        raise pb.TritonModelException(f"'{node.name}' is {node.type}: not supported here")
+    dims = [size if isinstance(size, int) else -1 for size in node.shape]
+    if batches and not _first_size_is_free(node):
+        raise pb.TritonModelException(
+            f"max_batch_size needs a dynamic first dimension, and '{node.name}' has {node.shape}"
+        )
+    return {
+        "name": node.name,
+        "data_type": TRITON_TYPES[node.type],
+        "dims": dims[1:] if batches else dims,
+    }
+
+
+def _first_size_is_free(node):
+    return len(node.shape) > 0 and not isinstance(node.shape[0], int)
+
+
+def _model_file(folder, config):
+    """The ONNX file of a version; a model with external data is a folder that holds one."""
+    path = folder / (config.get("default_model_filename") or "model.onnx")
+    return path / path.name if path.is_dir() else path
+
+
+def _version_folder_of_this_process():
+    """Triton gives auto_complete_config no path; the stub has one on its command line."""
+    arguments = Path("/proc/self/cmdline").read_bytes().split(b"\0")
+    return Path(arguments[1].decode()).parent
+
+
+def _parameter(config, key):
+    return (config.get("parameters") or {}).get(key, {}).get("string_value")
+
+
+def _session_options(config):
+    options = ort.SessionOptions()
+    options.log_severity_level = SEVERITY_WARNING
+    level = int(((config.get("optimization") or {}).get("graph") or {}).get("level", 0))
+    options.graph_optimization_level = OPTIMIZATION_LEVELS[level]
+    if threads := _parameter(config, "intra_op_thread_count"):
+        options.intra_op_num_threads = int(threads)
+    if threads := _parameter(config, "inter_op_thread_count"):
+        options.inter_op_num_threads = int(threads)
+    if mode := _parameter(config, "execution_mode"):
+        options.execution_mode = (
+            ort.ExecutionMode.ORT_PARALLEL if int(mode) else ort.ExecutionMode.ORT_SEQUENTIAL
+        )
+    if arena := _parameter(config, "enable_mem_arena"):
+        options.enable_cpu_mem_arena = bool(int(arena))
+    if pattern := _parameter(config, "enable_mem_pattern"):
+        options.enable_mem_pattern = bool(int(pattern))
+    for key in config.get("parameters") or {}:
+        if key.startswith("session."):
+            options.add_session_config_entry(key, _parameter(config, key))
+    return options
+
+
+def _run_options(config):
+    options = ort.RunOptions()
+    if devices := _parameter(config, "memory.enable_memory_arena_shrinkage"):
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", devices)
+    return options
+
+
+def _providers(args):
+    """CUDA for an instance that Triton placed on a GPU, if this onnxruntime has it."""
+    if args["model_instance_kind"] != "GPU":
+        return ["CPUExecutionProvider"]
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        pb.Logger.log_warn("onnxruntime has no CUDA here (onnxruntime-gpu has): running on the CPU")
+        return ["CPUExecutionProvider"]
+    device = {"device_id": args["model_instance_device_id"]}
+    return [("CUDAExecutionProvider", device), "CPUExecutionProvider"]

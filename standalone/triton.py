@@ -1,0 +1,215 @@
+"""A real NVIDIA Triton Inference Server, run from the `nvidia-pytriton` wheel.
+
+Its models run in Python stubs, which need an environment of their own: numpy 1.26, because numpy 2
+corrupts data there without a word. `standalone.triton_environment` checks that; this file starts
+the server, says what is wrong with its models, and heals them.
+"""
+
+import asyncio
+import hashlib
+import http.client
+import json
+import os
+import signal
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psutil
+
+from standalone.server import LOOPBACK, PROBE_S_MAX, CannotStart, Launch, answers_ok
+from standalone.triton_environment import TritonEnvironment, inspect_environment
+
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 -- where POSIX puts shared memory, by definition
+EXIT_S_MAX = 8  # Triton's own time for requests under way; it needs up to 3.5 s when it is busy
+LOAD_S_MAX = 60.0
+STUB = "triton_python_backend_stub"
+RESTRICTED = "model-repository,shared-memory,trace,logging"  # APIs that ask for the secret
+SECRET_HEADER = "X-Admin"  # noqa: S105 -- the name of the header, not the secret
+
+
+@dataclass(frozen=True)
+class Triton:
+    """One Triton on loopback that serves `models` of `repository`.
+
+    A model that cannot be loaded does not stop the others: see `unready_models`. The APIs that
+    change the server ask for `secret`, by HTTP in the header X-Admin, by gRPC in
+    triton-grpc-protocol-admin. (Triton takes it on its command line only, where other users of the
+    machine can read it; it is worth no more than access to this Triton.)
+    """
+
+    folder: Path
+    repository: Path
+    models: tuple[str, ...]
+    environment: Path  # a venv with nvidia-pytriton, onnxruntime and numpy<2
+    http_port: int
+    grpc_port: int
+    metrics_port: int
+    secret: str = field(repr=False)
+    config_name: str = "cpu"  # configs/<name>.pbtxt is used where a model has one
+    auto_complete: bool = False  # read missing parts of config.pbtxt from the model: a slower start
+
+    name = "triton"
+    stop_signal = signal.SIGTERM
+    start_s_max = 120.0  # one instance needs 0.3 s; many large models on a busy machine far more
+    stop_s_max = EXIT_S_MAX + 2.0
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        return (self.http_port, self.grpc_port, self.metrics_port)
+
+    @property
+    def http_url(self) -> str:
+        return f"http://{LOOPBACK}:{self.http_port}"
+
+    @property
+    def grpc_address(self) -> str:
+        return f"{LOOPBACK}:{self.grpc_port}"
+
+    @property
+    def metrics_url(self) -> str:
+        return f"http://{LOOPBACK}:{self.metrics_port}/metrics"
+
+    def prepare(self) -> Launch:
+        # Triton starts its stubs by an unquoted shell command, and hangs if that breaks apart.
+        for path in (self.repository, self.folder, self.environment):
+            if any(character.isspace() for character in str(path)):
+                raise CannotStart(f"Triton cannot work in a path with white space: '{path}'")
+        if not self.repository.is_dir():
+            raise CannotStart(f"there is no model repository {self.repository}")
+        environment = inspect_environment(self.environment)
+        backends = environment.assemble_backends(self.folder / "backends")
+        environment.try_stub(backends / "python" / STUB)
+        return Launch((str(environment.server), *self._options(backends)), _variables(environment))
+
+    async def probe(self) -> bool:
+        """Whether the server answers. By then it has loaded what models it could."""
+        return await asyncio.to_thread(answers_ok, self.http_port, "/v2/health/ready")
+
+    async def unready_models(self) -> dict[str, str]:
+        """Each of `models` that cannot serve, and why. It does not see dead stubs."""
+        listed = await asyncio.to_thread(self._call, "/v2/repository/index", {}, PROBE_S_MAX)
+        states: dict[str, str] = dict.fromkeys(self.models, "it is not in the repository")
+        for entry in listed:
+            name = entry["name"]
+            if name in states and entry.get("state") == "READY":
+                states[name] = ""  # one version that serves is enough
+            elif states.get(name):
+                states[name] = entry.get("reason") or entry.get("state") or "it was not loaded"
+        return {name: reason for name, reason in states.items() if reason}
+
+    async def heal(self, model: str) -> None:
+        """Replace the stubs of `model`, dead or alive. Takes about half a second.
+
+        Raises:
+            TritonNotHealed: it did not work; restart the server.
+        """
+        await asyncio.to_thread(self._heal, model)
+
+    def clean_up(self) -> None:
+        for path in SHARED_MEMORY.glob(f"{self._shared_memory_prefix}*"):
+            path.unlink(missing_ok=True)
+
+    def _heal(self, model: str) -> None:
+        # Loading is a no-op unless a file of the model has changed since.
+        files = sorted((self.repository / model).glob("[1-9]*/*"))
+        if not files:
+            raise TritonNotHealed(f"{model} has no version in {self.repository}")
+        try:
+            for path in files:
+                os.utime(path)
+        except OSError as error:
+            raise TritonNotHealed(f"cannot touch {path}: {error.strerror}") from error
+        self._call(f"/v2/repository/models/{model}/load", {}, LOAD_S_MAX)
+
+    def _call(self, path: str, body: dict[str, Any], wait_s_max: float) -> Any:
+        connection = http.client.HTTPConnection(LOOPBACK, self.http_port, timeout=wait_s_max)
+        try:
+            headers = {SECRET_HEADER: self.secret, "Content-Type": "application/json"}
+            connection.request("POST", path, json.dumps(body), headers)
+            answer = connection.getresponse()
+            content = answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise TritonNotHealed("Triton does not answer") from error
+        finally:
+            connection.close()
+        if answer.status != http.client.OK:
+            raise TritonNotHealed(content.decode(errors="replace"))
+        return json.loads(content) if content else None
+
+    @property
+    def _shared_memory_prefix(self) -> str:
+        """Ours alone, and the same for every start: what a killed one left can be found."""
+        return f"tritonq_{hashlib.sha256(str(self.folder.resolve()).encode()).hexdigest()[:12]}_"
+
+    def _options(self, backends: Path) -> list[str]:
+        options = [
+            f"--model-repository={self.repository}",
+            f"--backend-directory={backends}",  # with a slash at its end it means another layout
+            "--model-control-mode=explicit",
+            *(f"--load-model={model}" for model in self.models),
+            f"--model-config-name={self.config_name}",
+            "--strict-readiness=false",  # else one broken model makes the server "not ready"
+            "--exit-on-error=false",
+            f"--exit-timeout-secs={EXIT_S_MAX}",
+            f"--http-address={LOOPBACK}",
+            f"--grpc-address={LOOPBACK}",
+            f"--metrics-address={LOOPBACK}",
+            f"--http-port={self.http_port}",
+            f"--grpc-port={self.grpc_port}",
+            f"--metrics-port={self.metrics_port}",
+            # The stubs of this start shall never meet the memory of another one.
+            "--backend-config=python,shm-region-prefix-name="
+            f"{self._shared_memory_prefix}{uuid4().hex[:8]}_",
+            "--grpc-infer-allocation-pool-size=64",
+            f"--grpc-restricted-protocol={RESTRICTED}:admin={self.secret}",
+            f"--http-restricted-api={RESTRICTED}:{SECRET_HEADER}={self.secret}",
+            "--log-format=ISO8601",
+        ]
+        if not self.auto_complete:
+            options.append("--disable-auto-complete-config")
+        return options
+
+
+class TritonNotHealed(Exception):
+    """Triton did not do what it was asked; the message says what it said."""
+
+
+def living_stubs(pid: int) -> Counter[str]:
+    """How many stubs of each model are alive under the server `pid`.
+
+    Triton neither restarts a stub that died nor reports it: it stays "ready", and each request to
+    it fails. Count after a start, and compare later.
+    """
+    found: Counter[str] = Counter()
+    try:
+        children = psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return found
+    for child in children:
+        try:
+            command = child.cmdline()  # empty for a zombie
+        except psutil.Error:
+            continue
+        if len(command) > 1 and Path(command[0]).name == STUB:
+            found[Path(command[1]).parents[1].name] += 1  # <repository>/<model>/<version>/<file>
+    return found
+
+
+async def stubs_alive(pid: int, expected: Counter[str], wait_s_max: float) -> bool:
+    """Wait until at least the `expected` stubs are alive."""
+    deadline = time.monotonic() + wait_s_max
+    while not living_stubs(pid) >= expected:
+        if time.monotonic() > deadline:
+            return False
+        await asyncio.sleep(0.05)
+    return True
+
+
+def _variables(environment: TritonEnvironment) -> dict[str, str]:
+    # Which GPUs to use is the caller's choice; nothing else of his environment matters.
+    gpu = {key: value for key, value in os.environ.items() if key.startswith(("CUDA_", "NVIDIA_"))}
+    return gpu | environment.variables()
