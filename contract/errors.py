@@ -162,6 +162,6 @@ class BatchFailed(InferenceError):
 
 
 class UnusableOutput(InferenceError):
-    """The model answered with what has no JSON form (NaN, infinity) or is not the shape promised."""
+    """The model answered with what has no JSON form (NaN, infinity) or not the shape promised."""
 
     code = "unusable_output"
