@@ -1,0 +1,48 @@
+"""tritonq for callers: the Python clients and the `tritonq` command.
+
+from pathlib import Path
+from tritonq import Client
+
+with Client() as client:
+    prediction = client.run("efficientnet_lite0", Path("cat.jpg"))
+    print(prediction.output)
+"""
+
+from tritonq.client import AsyncClient, Client
+from tritonq.errors import (
+    AcceptanceUnknown,
+    InvalidInput,
+    NoService,
+    NotFound,
+    Overloaded,
+    PredictionFailed,
+    RequestRefused,
+    ServiceUnavailable,
+    StillRunning,
+    TritonqError,
+    Unauthorized,
+    UnexpectedAnswer,
+)
+from tritonq.results import Item, Model, Prediction, Priority, Version
+
+__all__ = [
+    "AcceptanceUnknown",
+    "AsyncClient",
+    "Client",
+    "InvalidInput",
+    "Item",
+    "Model",
+    "NoService",
+    "NotFound",
+    "Overloaded",
+    "Prediction",
+    "PredictionFailed",
+    "Priority",
+    "RequestRefused",
+    "ServiceUnavailable",
+    "StillRunning",
+    "TritonqError",
+    "Unauthorized",
+    "UnexpectedAnswer",
+    "Version",
+]

@@ -1,0 +1,222 @@
+"""The `tritonq` command: its words, their arguments and their help.
+
+Data goes to stdout, everything else to stderr. What a word does is elsewhere: `tritonq.command`,
+`standalone`, `weights`; each is imported only when its word is used, so that the others stay quick.
+"""
+
+import asyncio
+import json
+from enum import StrEnum
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+
+from tritonq.calls import FOR_EVER
+from tritonq.client import CONCURRENCY, CONNECTIONS_MAX, Client
+from tritonq.command.exits import Exit, errors_as_exits
+from tritonq.command.files import find_files
+from tritonq.command.show import (
+    models_table,
+    notes_console,
+    prediction_members,
+    prediction_text,
+    write_line,
+)
+from tritonq.errors import StillRunning
+from tritonq.results import JSON, Prediction
+
+PATIENCE_S = 2.0  # somebody is watching: say soon that the service is away
+REPOSITORY = Path("model_repository")
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Durable asynchronous inference on NVIDIA Triton: submit an input, get an id, fetch the "
+    "result.",
+    epilog="The service is found by TRITONQ_URL and TRITONQ_TOKEN, or by the [bold]tritonq up"
+    "[/bold] that runs in this folder.",
+)
+
+
+class PriorityOption(StrEnum):
+    """`tritonq.results.Priority`, as typer reads choices."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+
+Url = Annotated[
+    str | None, typer.Option("--url", help="Base URL of the service (default: TRITONQ_URL).")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")]
+TimeoutS = Annotated[
+    float | None,
+    typer.Option("--timeout", min=0, metavar="SECONDS", help="Longest wait; then exit 5."),
+]
+
+
+def _show_version(*, wanted: bool) -> None:
+    if wanted:
+        write_line(f"tritonq {version('tritonq')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=lambda wanted: _show_version(wanted=wanted),
+            is_eager=True,
+            help="Show the version and exit.",
+        ),
+    ] = False,
+) -> None: ...
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "  tritonq run efficientnet_lite0 cat.jpg\n\n"
+    "  tritonq run efficientnet_lite0 photos/ --json > results.jsonl\n\n"
+    "  tritonq run efficientnet_lite0 'photos/**/*.png' -i top_k=3 --priority low\n\n"
+    "Exit codes: 0 all succeeded, 1 some failed, 2 usage, 3 no such model, 4 token refused, "
+    "5 timed out, 69 service away, 130 Ctrl-C.",
+)
+def run(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="efficientnet_lite0, or with a version …@1"),
+    ],
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="FILE…", help="Files, folders, or quoted patterns."),
+    ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-i",
+            "--input",
+            metavar="KEY=VALUE",
+            help="An input field beside the FILEs, the same for each. Without FILEs: the whole "
+            "input; VALUE is JSON, or else text, or @FILE.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Wait for results, or print ids at once.")
+    ] = True,
+    priority: Annotated[PriorityOption, typer.Option()] = PriorityOption.NORMAL,
+    timeout_s: TimeoutS = None,
+    concurrency: Annotated[
+        int, typer.Option(min=1, max=CONNECTIONS_MAX, help="Predictions under way at once.")
+    ] = CONCURRENCY,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start over instead of going on where Ctrl-C stopped.")
+    ] = False,
+    url: Url = None,
+) -> None:
+    """Run a model on files; results on stdout in the order of the files.
+
+    Ctrl-C stops; the same command again goes on from there and submits nothing twice.
+    """
+    notes = notes_console()
+    with errors_as_exits(notes):
+        fields = _fields(inputs or [])
+        if not files:
+            with Client(url, patience_s=PATIENCE_S) as client:
+                wait_s = _wait_s(timeout_s, wait=wait)
+                given = _input_of(fields)
+                prediction = client.submit(model, given, priority=priority.value, wait_s=wait_s)
+            _tell(prediction, waited=wait, as_json=as_json)
+            return
+        from tritonq.command.batch import Job
+        from tritonq.command.run import Options, run_files
+
+        found = find_files(files)
+        job = Job(model, fields, priority.value, wait)
+        options = Options(tuple(files), concurrency, timeout_s, as_json, fresh)
+        raise typer.Exit(asyncio.run(run_files(url, job, found, options, notes)))
+
+
+@app.command(epilog="Example: tritonq get 06f0k2m9v1p7dv2q5m8h3c4j5g --wait --timeout 10")
+def get(
+    prediction_id: Annotated[str, typer.Argument(metavar="ID")],
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until it has ended.")] = False,
+    timeout_s: TimeoutS = None,
+    as_json: AsJson = False,
+    url: Url = None,
+) -> None:
+    """Show one prediction; exit 1 if it failed."""
+    with errors_as_exits(notes_console()), Client(url, patience_s=PATIENCE_S) as client:
+        prediction = client.get(prediction_id, wait_s=_wait_s(timeout_s, wait=wait))
+        _tell(prediction, waited=wait, as_json=as_json)
+
+
+@app.command()
+def models(as_json: AsJson = False, url: Url = None) -> None:
+    """List the models on offer; the first of a task is its default."""
+    with errors_as_exits(notes_console()), Client(url, patience_s=PATIENCE_S) as client:
+        found = client.models()
+        if as_json:
+            for model in found:
+                write_line(json.dumps(msgspec.to_builtins(model), ensure_ascii=False))
+        else:
+            Console().print(models_table(found))
+
+
+def _fields(texts: list[str]) -> dict[str, str]:
+    """Read `KEY=VALUE` pairs."""
+    fields: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not name or not equals:
+            raise typer.BadParameter(f"write KEY=VALUE, not {text!r}", param_hint="-i")
+        if name in fields:
+            raise typer.BadParameter(f"{name} is given twice", param_hint="-i")
+        fields[name] = value
+    return fields
+
+
+def _input_of(fields: dict[str, str]) -> dict[str, JSON]:
+    """The input object that the fields alone make."""
+    if not fields:
+        raise typer.BadParameter("give FILEs, or the input fields with -i", param_hint="FILE…")
+    return {name: _value(text) for name, text in fields.items()}
+
+
+def _value(text: str) -> JSON:
+    if text.startswith("@"):
+        return Path(text[1:])
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _wait_s(timeout_s: float | None, *, wait: bool) -> float:
+    if not wait:
+        return 0.0
+    return FOR_EVER if timeout_s is None else timeout_s
+
+
+def _tell(prediction: Prediction, *, waited: bool, as_json: bool) -> None:
+    """Write one prediction; exit by how it stands."""
+    if as_json:
+        write_line(json.dumps(prediction_members(prediction), ensure_ascii=False))
+    else:
+        write_line(prediction_text(prediction))
+    if waited and not prediction.has_ended:
+        raise StillRunning(prediction)
+    if prediction.has_ended and not prediction.has_succeeded:
+        raise typer.Exit(Exit.FAILED)
+
+
+def main() -> None:
+    app(prog_name="tritonq")

@@ -1,0 +1,81 @@
+"""How the command ends: its exit codes, and the one place where errors become messages."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+
+import typer
+from rich.console import Console
+
+from tritonq.command.files import NoSuchFile
+from tritonq.command.journal import RunningAlready
+from tritonq.errors import (
+    InvalidInput,
+    NoService,
+    NotFound,
+    Overloaded,
+    PredictionFailed,
+    ServiceUnavailable,
+    StillRunning,
+    TritonqError,
+    Unauthorized,
+    UnexpectedAnswer,
+)
+
+
+class Exit(IntEnum):
+    """What a script can rely on. 69 is EX_UNAVAILABLE of sysexits.h, 130 is 128 + SIGINT."""
+
+    OK = 0
+    FAILED = 1  # some prediction failed, or an input was refused
+    USAGE = 2
+    NOT_FOUND = 3
+    UNAUTHORIZED = 4
+    STILL_RUNNING = 5
+    UNAVAILABLE = 69
+    INTERRUPTED = 130
+    BROKEN_PIPE = 141  # 128 + SIGPIPE: whoever read our output has left
+
+
+_MEANINGS: tuple[tuple[type[Exception], Exit], ...] = (
+    (NotFound, Exit.NOT_FOUND),
+    (Unauthorized, Exit.UNAUTHORIZED),
+    (StillRunning, Exit.STILL_RUNNING),
+    (NoService, Exit.UNAVAILABLE),
+    (Overloaded, Exit.UNAVAILABLE),
+    (ServiceUnavailable, Exit.UNAVAILABLE),
+    (UnexpectedAnswer, Exit.UNAVAILABLE),
+    (InvalidInput, Exit.FAILED),
+    (PredictionFailed, Exit.FAILED),
+    (TritonqError, Exit.FAILED),
+    (NoSuchFile, Exit.USAGE),
+    (RunningAlready, Exit.USAGE),
+)
+
+
+def exit_of(error: Exception) -> Exit:
+    """The exit code that an expected error means."""
+    return next(code for kind, code in _MEANINGS if isinstance(error, kind))
+
+
+@contextmanager
+def errors_as_exits(notes: Console) -> Iterator[None]:
+    """Turn expected errors into a sentence on stderr and an exit code. A bug stays a traceback."""
+    try:
+        yield
+    except tuple(kind for kind, _ in _MEANINGS) as error:
+        tell_error(notes, str(error))
+        raise typer.Exit(exit_of(error)) from error
+    except KeyboardInterrupt:
+        raise typer.Exit(Exit.INTERRUPTED) from None
+    except BrokenPipeError:
+        # Else Python complains once more when it flushes stdout on its way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(Exit.BROKEN_PIPE) from None
+
+
+def tell_error(notes: Console, message: str) -> None:
+    notes.print("error:", style="bold red", end=" ")
+    notes.print(message, markup=False, highlight=False)

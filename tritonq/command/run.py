@@ -1,0 +1,151 @@
+"""The `run` command over files: carries a batch out, shows it, and says how to go on."""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import aclosing, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from tritonq.client import AsyncClient
+from tritonq.command.batch import Batch, Job
+from tritonq.command.exits import Exit, exit_of, tell_error
+from tritonq.command.journal import Journal, journal_folder, key_of
+from tritonq.command.progress import shown
+from tritonq.command.show import item_json, item_line, write_line
+from tritonq.errors import TritonqError
+from tritonq.results import Item
+
+PATIENCE_S = 300.0  # a batch outlives restarts of the service and a queue that is full for a while
+FAILURES_SHOWN = 100
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNAL_EXIT = 128  # a process ended by a signal exits with this and the signal's number
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a batch runs and is shown."""
+
+    arguments: tuple[str, ...]  # as typed: they name the journal
+    concurrency: int
+    timeout_s: float | None
+    as_json: bool
+    fresh: bool  # forget what an interrupted run has submitted
+
+
+async def run_files(
+    url: str | None, job: Job, files: Sequence[Path], options: Options, notes: Console
+) -> int:
+    """Run `job` over `files` and return the exit code.
+
+    Raises:
+        RunningAlready: the same command is running.
+        TritonqError: no service is named.
+    """
+    async with AsyncClient(url, patience_s=PATIENCE_S) as client:
+        key = key_of(client.url, job.model, job.fields, options.arguments)
+        with closing(Journal.open(journal_folder(), key)) as journal:
+            if options.fresh:
+                journal.forget()
+            if journal:
+                notes.print(
+                    f"going on with an interrupted run: {len(journal)} of {len(files)} files were "
+                    "submitted before (--fresh starts over)",
+                    highlight=False,
+                )
+            batch = Batch(client, job, journal, len(files))
+            return await _Run(batch, journal, options, notes).over(files)
+
+
+class _Run:
+    def __init__(self, batch: Batch, journal: Journal, options: Options, notes: Console) -> None:
+        self._batch = batch
+        self._journal = journal
+        self._options = options
+        self._notes = notes
+        self._failures: list[Item[Path]] = []
+        self._stopped_by: int | None = None
+
+    async def over(self, files: Sequence[Path]) -> int:
+        """Show every item, then how it went. Returns the exit code."""
+        began = time.monotonic()
+        showing = asyncio.ensure_future(self._show_all(files))
+        with self._stopped_by_signals(showing):
+            try:
+                async with asyncio.timeout(self._options.timeout_s):
+                    await showing
+            except asyncio.CancelledError:
+                if self._stopped_by is None:
+                    raise
+                self._tell_how_to_go_on("stopped")
+                return SIGNAL_EXIT + self._stopped_by
+            except TimeoutError:
+                self._tell_how_to_go_on("the time is over")
+                return Exit.STILL_RUNNING
+            except TritonqError as error:
+                tell_error(self._notes, str(error))
+                self._tell_how_to_go_on("given up")
+                return exit_of(error)
+        self._tell_failures()
+        self._tell_summary(time.monotonic() - began)
+        if self._batch.tally.unknown == 0:
+            self._journal.forget()
+        return Exit.FAILED if self._failures else Exit.OK
+
+    @contextmanager
+    def _stopped_by_signals(self, showing: asyncio.Future[None]) -> Iterator[None]:
+        """Let the first Ctrl-C stop the batch in order; a second one ends the process at once."""
+
+        def stop(signal_number: int) -> None:
+            if self._stopped_by is not None:
+                os._exit(SIGNAL_EXIT + signal_number)  # the journal is whole after every line
+            self._stopped_by = signal_number
+            showing.cancel()
+
+        loop = asyncio.get_running_loop()
+        for number in SIGNALS:
+            loop.add_signal_handler(number, stop, number)
+        try:
+            yield
+        finally:
+            for number in SIGNALS:
+                loop.remove_signal_handler(number)
+
+    async def _show_all(self, files: Sequence[Path]) -> None:
+        line_of = item_json if self._options.as_json else item_line
+        items = self._batch.run(files, concurrency=self._options.concurrency)
+        async with shown(self._batch.tally, self._notes), aclosing(items):
+            async for item in items:
+                write_line(line_of(item))
+                sys.stdout.flush()
+                if item.error is not None:
+                    self._failures.append(item)
+
+    def _tell_failures(self) -> None:
+        for item in self._failures[:FAILURES_SHOWN]:
+            reason = item.prediction.error if item.prediction else item.error
+            self._notes.print(f"failed: {item.given}: {reason}", markup=False, highlight=False)
+        if len(self._failures) > FAILURES_SHOWN:
+            self._notes.print(f"… and {len(self._failures) - FAILURES_SHOWN} more failed")
+
+    def _tell_how_to_go_on(self, why: str) -> None:
+        tally = self._batch.tally
+        self._notes.print(
+            f"{why}: {tally.done} of {tally.total} files done, {len(self._journal)} submitted; "
+            "what is submitted goes on. The same command again continues from here.",
+            highlight=False,
+        )
+
+    def _tell_summary(self, elapsed_s: float) -> None:
+        tally = self._batch.tally
+        if tally.total > 1:
+            rate = tally.total / elapsed_s if elapsed_s > 0 else 0.0
+            self._notes.print(
+                f"{tally.total} files, {tally.failed} failed, {elapsed_s:.1f} s ({rate:.1f}/s)",
+                highlight=False,
+            )
