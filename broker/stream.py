@@ -43,7 +43,8 @@ async def stream_depth(requests: Requests, names: QueueNames) -> Depth:
         reason = info.error.description if info.error else "an answer without state"
         raise QueueUnavailable(f"the queue cannot be read: {reason}")
     state = info.state
-    return Depth(state.messages, state.bytes, state.first_seq, state.last_seq)
+    # A stream never written to says 0; sequences begin at 1.
+    return Depth(state.messages, state.bytes, max(1, state.first_seq), state.last_seq)
 
 
 _DECODER = msgspec.json.Decoder(_StreamInfo)

@@ -1,0 +1,65 @@
+"""Guards the private parts of nats-py that `broker.wire` writes to."""
+
+import asyncio
+import importlib.metadata
+
+import pytest
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from broker.wire import publish_with_headers
+from tests.services import NatsAddress
+
+PAYLOADS = [b"", b"x", bytes(range(256)) * 4, b"\r\n" * 1000, b"y" * 3_000_000]
+
+
+def test_the_version_of_nats_py_is_the_one_whose_private_parts_were_read() -> None:
+    assert importlib.metadata.version("nats-py").startswith("2.16."), (
+        "read Client._send_publish, _send_command and _flush_pending again, then adapt this"
+    )
+
+
+async def connected(nats_server: NatsAddress) -> Client:
+    client = Client()
+    await client.connect(nats_server.url, token=nats_server.token)
+    return client
+
+
+async def test_messages_arrive_bit_for_bit_and_in_order_among_those_sent_publicly(
+    nats_server: NatsAddress, namespace: str
+) -> None:
+    client = await connected(nats_server)
+    heard: asyncio.Queue[Msg] = asyncio.Queue()
+
+    async def hear(message: Msg) -> None:
+        heard.put_nowait(message)
+
+    await client.subscribe(namespace, cb=hear)
+    for number, payload in enumerate(PAYLOADS):
+        headers = {"Number": str(number), "Nats-Msg-Id": "a.b:c"}
+        await publish_with_headers(client, namespace, payload, reply="to.me", headers=headers)
+        await client.publish(namespace, b"between", reply="public", headers=headers)
+    async with asyncio.timeout(10):
+        for number, payload in enumerate(PAYLOADS):
+            message, between = await heard.get(), await heard.get()
+            assert (message.data, message.reply) == (payload, "to.me")
+            assert message.headers == {"Number": str(number), "Nats-Msg-Id": "a.b:c"}
+            assert between.data == b"between"
+            assert between.headers == message.headers
+    await client.close()
+
+
+async def test_nothing_stays_in_the_buffer(nats_server: NatsAddress, namespace: str) -> None:
+    client = await connected(nats_server)
+    for _ in range(100):
+        await publish_with_headers(client, namespace, b"z" * 1000, reply="to.me", headers={})
+    await client.flush()
+    assert client.pending_data_size == 0
+    await client.close()
+
+
+async def test_headers_beyond_ascii_are_a_bug(nats_server: NatsAddress, namespace: str) -> None:
+    client = await connected(nats_server)
+    with pytest.raises(AssertionError):
+        await publish_with_headers(client, namespace, b"", reply="r", headers={"A": "ä"})
+    await client.close()
