@@ -5,6 +5,7 @@ open the permissions of every folder up to the root.
 """
 
 import asyncio
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -14,8 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
+from standalone.leftover import KILL_S_MAX
 from standalone.privileges import Unprivileged, unprivileged
-from standalone.server import LOOPBACK, PROBE_S_MAX, CannotStart, Launch
+from standalone.server import LOOPBACK, PROBE_S_MAX, CannotStart, Launch, public_name
 
 SUPERUSER = "postgres"
 DATABASE = "postgres"
@@ -77,7 +81,20 @@ class Postgres:
             raise
 
     def clean_up(self) -> None:
-        """Nothing: dynamic shared memory lives in the data folder."""
+        """End the backends of a killed server: each leads a session of its own.
+
+        Idle ones notice its death by themselves. One that computes does not, and Postgres refuses
+        to start beside it. What it did was not committed and is undone.
+        """
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.cmdline()[:1] and process.cmdline()[0].startswith(self._title):
+                    process.kill()
+                    process.wait(KILL_S_MAX)
+
+    @property
+    def _title(self) -> str:
+        return f"postgres: {public_name(self.folder)}: "  # what our backends are called
 
     def _settings(self) -> dict[str, str]:
         ours = {
@@ -88,6 +105,7 @@ class Postgres:
             "max_connections": "50",
             # Files in the data folder instead of /dev/shm, where a killed server leaves them.
             "dynamic_shared_memory_type": "mmap",
+            "cluster_name": public_name(self.folder),
             "log_timezone": "UTC",
             "timezone": "UTC",
         }

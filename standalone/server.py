@@ -7,6 +7,7 @@ behind. Which servers there are, and when to restart them, is the supervisor's b
 
 import asyncio
 import contextlib
+import hashlib
 import http.client
 import logging
 import os
@@ -132,7 +133,7 @@ class Process:
     def _end_family(self) -> None:
         end_session(self._session, grace_s=1.0 if self.returncode is not None else 0.0)
         self.server.clean_up()
-        forget_session(_record(self.server))
+        forget_session(record_path(self.server))
 
 
 async def start(server: Server) -> Process:
@@ -165,8 +166,18 @@ async def running(server: Server) -> AsyncIterator[Process]:
         await process.stop()
 
 
+def public_name(folder: Path) -> str:
+    """What names that the whole machine sees begin with, so that they are known to be ours."""
+    return f"tritonq_{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]}"
+
+
 def log_path(server: Server) -> Path:
     return server.folder / f"{server.name}.log"
+
+
+def record_path(server: Server) -> Path:
+    """Where it is noted which session the server leads, for `standalone.leftover`."""
+    return server.folder / f"{server.name}.pid"
 
 
 def log_tail(server: Server, *, offset: int = 0) -> str:
@@ -200,7 +211,7 @@ def _make_ready(server: Server) -> tuple[int, Launch]:
     if shutil.which("setpriv") is None:
         raise CannotStart("the command setpriv is missing; install the package util-linux")
     server.folder.mkdir(parents=True, exist_ok=True)
-    leftover = remember_session(_record(server))
+    leftover = remember_session(record_path(server))
     if end_session(leftover, ask=server.stop_signal, grace_s=server.stop_s_max):
         log.warning("server.leftover_ended", extra={"server": server.name})
     server.clean_up()
@@ -235,7 +246,7 @@ async def _spawn(server: Server, launch: Launch) -> Process:
             env=dict(launch.environment), cwd="/", start_new_session=True,
             stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output,
         )  # fmt: skip
-    return Process(server, process, Session.record(process.pid, _record(server)))
+    return Process(server, process, Session.record(process.pid, record_path(server)))
 
 
 async def _answering(server: Server, process: Process, offset: int) -> None:
@@ -256,7 +267,3 @@ async def _answering(server: Server, process: Process, offset: int) -> None:
 def _obituary(server: Server, reason: str, offset: int) -> str:
     tail = log_tail(server, offset=offset) or "(it wrote nothing)"
     return f"{server.name} {reason}; the end of {log_path(server)}:\n{tail}"
-
-
-def _record(server: Server) -> Path:
-    return server.folder / f"{server.name}.pid"

@@ -6,7 +6,6 @@ the server, says what is wrong with its models, and heals them.
 """
 
 import asyncio
-import hashlib
 import http.client
 import json
 import os
@@ -20,7 +19,7 @@ from uuid import uuid4
 
 import psutil
 
-from standalone.server import LOOPBACK, PROBE_S_MAX, CannotStart, Launch, answers_ok
+from standalone.server import LOOPBACK, PROBE_S_MAX, CannotStart, Launch, answers_ok, public_name
 from standalone.triton_environment import TritonEnvironment, inspect_environment
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 -- where POSIX puts shared memory, by definition
@@ -110,7 +109,7 @@ class Triton:
         await asyncio.to_thread(self._heal, model)
 
     def clean_up(self) -> None:
-        for path in SHARED_MEMORY.glob(f"{self._shared_memory_prefix}*"):
+        for path in SHARED_MEMORY.glob(f"{public_name(self.folder)}_*"):
             path.unlink(missing_ok=True)
 
     def _heal(self, model: str) -> None:
@@ -140,11 +139,6 @@ class Triton:
             raise TritonNotHealed(content.decode(errors="replace"))
         return json.loads(content) if content else None
 
-    @property
-    def _shared_memory_prefix(self) -> str:
-        """Ours alone, and the same for every start: what a killed one left can be found."""
-        return f"tritonq_{hashlib.sha256(str(self.folder.resolve()).encode()).hexdigest()[:12]}_"
-
     def _options(self, backends: Path) -> list[str]:
         options = [
             f"--model-repository={self.repository}",
@@ -163,7 +157,7 @@ class Triton:
             f"--metrics-port={self.metrics_port}",
             # The stubs of this start shall never meet the memory of another one.
             "--backend-config=python,shm-region-prefix-name="
-            f"{self._shared_memory_prefix}{uuid4().hex[:8]}_",
+            f"{public_name(self.folder)}_{uuid4().hex[:8]}_",
             "--grpc-infer-allocation-pool-size=64",
             f"--grpc-restricted-protocol={RESTRICTED}:admin={self.secret}",
             f"--http-restricted-api={RESTRICTED}:{SECRET_HEADER}={self.secret}",

@@ -50,7 +50,7 @@ class _Facts(TypedDict):
 class TritonEnvironment:
     """A virtual environment in which Triton's stubs work."""
 
-    programs: Path  # its bin folder: the first `python3` on PATH decides the stub's interpreter
+    folder: Path
     site_packages: Path
     python: tuple[int, int]
     library_folder: Path  # where its libpython is, if not where the system looks anyway
@@ -61,9 +61,14 @@ class TritonEnvironment:
 
     def variables(self) -> dict[str, str]:
         """The environment variables of the server, and so of its stubs."""
-        libraries = (self.site_packages / "nvidia_pytriton.libs", self.library_folder)
+        libraries = (
+            self.folder / "lib",  # a libpython put there for a system that has none comes first
+            self.site_packages / "nvidia_pytriton.libs",
+            self.library_folder,
+        )
         return {
-            "PATH": f"{self.programs}:/usr/local/bin:/usr/bin:/bin",
+            # The first python3 on PATH decides the stub's interpreter.
+            "PATH": f"{self.folder / 'bin'}:/usr/local/bin:/usr/bin:/bin",
             "LD_LIBRARY_PATH": ":".join(str(folder) for folder in libraries),
             "LANG": "C.UTF-8",
         }
@@ -143,7 +148,7 @@ def inspect_environment(folder: Path) -> TritonEnvironment:
             "install numpy<2 there"
         )
     return TritonEnvironment(
-        programs=folder / "bin",
+        folder=folder,
         site_packages=Path(facts["site_packages"]),
         python=version,
         library_folder=Path(facts["library_folder"]),
