@@ -62,15 +62,15 @@ class State:
 
     def secret(self, name: str) -> str:
         """A random secret that stays the same as long as the folder exists."""
-        path = self._secret_path(name)
+        path = self.secret_file(name)
         if path.exists() and (kept := path.read_text().strip()):
             return kept
         self.keep_secret(name, secrets.token_urlsafe(SECRET_BYTES))
-        return path.read_text()
+        return path.read_text().strip()
 
     def keep_secret(self, name: str, content: str) -> Path:
         """Write `content` where only the owner can read it, whole or not at all."""
-        path = self._secret_path(name)
+        path = self.secret_file(name)
         path.parent.mkdir(mode=0o700, exist_ok=True)
         unfinished = path.with_suffix(".unfinished")
         unfinished.unlink(missing_ok=True)
@@ -90,7 +90,8 @@ class State:
     def retract(self) -> None:
         _running_path(self.path).unlink(missing_ok=True)
 
-    def _secret_path(self, name: str) -> Path:
+    def secret_file(self, name: str) -> Path:
+        """Where a secret is, for programs that read it themselves."""
         return self.path / "secrets" / name
 
 

@@ -8,7 +8,6 @@ or started again; each such fact is an event, logged and told. What the services
 import asyncio
 import contextlib
 import logging
-import os
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +16,8 @@ from enum import StrEnum
 from typing import Protocol
 
 from standalone.backoff import Backoff
-from standalone.server import CannotStart, Process, Server, log_path, start
+from standalone.leftover import end_session, remember_session
+from standalone.server import CannotStart, Process, Server, log_path, record_path, start
 
 log = logging.getLogger(__name__)
 
@@ -130,8 +130,8 @@ class Supervisor:
             async with asyncio.TaskGroup() as group:
                 for service in self._services:
                     group.create_task(start_one(service))
-        except* CannotStart as failures:
-            raise failures.exceptions[0] from None
+        except BaseExceptionGroup as group:
+            raise first_refusal(group) or group from None
 
     async def watch(self) -> None:
         """Keep them running until cancelled."""
@@ -150,14 +150,17 @@ class Supervisor:
                 async with asyncio.timeout(service.stop_s_max):
                     await process.stop()
             if process.returncode is None:
-                _kill(process)
+                await asyncio.to_thread(_kill, service.server)
                 await process.stop()
             self._tell(service, Kind.STOPPED, f"{time.monotonic() - began:.1f} s")
 
     def kill(self) -> None:
-        """Make a running `stop` fast: from here on nothing is ended cleanly."""
-        for process in self._processes.values():
-            _kill(process)
+        """End everything at once, what is just starting or stopping too. Blocks a moment.
+
+        It does not replace `stop`, but makes it fast.
+        """
+        for service in self._services:
+            _kill(service.server)
 
     async def _start(self, service: Service) -> float:
         began = time.monotonic()
@@ -174,7 +177,7 @@ class Supervisor:
                 self._tell(service, Kind.HEALED)
                 continue
             if trouble.kind is Kind.SILENT:
-                _kill(self._processes[service.name])  # asking it to stop would be in vain
+                await asyncio.to_thread(_kill, service.server)  # asking it would be in vain
             await self._restart(service, backoff)
 
     async def _trouble(self, service: Service) -> _Trouble:
@@ -224,10 +227,16 @@ class Supervisor:
         self._tell_user(Event(service.name, kind, detail))
 
 
-def _kill(process: Process) -> None:
-    if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # it leads a session, hence a group, of its own
+def first_refusal(group: BaseExceptionGroup) -> CannotStart | None:
+    """The refusal to show; None where a bug is among what happened."""
+    refusals, others = group.split(CannotStart)
+    if refusals is None or others is not None:
+        return None
+    return next(error for error in refusals.exceptions if isinstance(error, CannotStart))
+
+
+def _kill(server: Server) -> None:
+    end_session(remember_session(record_path(server)), grace_s=0.0)
 
 
 def _manner(returncode: int) -> str:

@@ -1,0 +1,134 @@
+"""What runs on this machine: which services, with which settings, in which order.
+
+The only place where the settings of one service are derived from those of another.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from standalone.nats import Nats
+from standalone.ports import Ports
+from standalone.postgres import Postgres
+from standalone.program import Program
+from standalone.server import LOOPBACK
+from standalone.state import Running, State
+from standalone.stubs import StubRemedy
+from standalone.supervisor import Service
+from standalone.triton import Triton
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG_NAME = "cpu"  # configs/cpu.pbtxt of a model: the wheel's Triton is used without GPUs
+
+# Stopping everything takes 15 s at most, and these are each one's share. The programs are told to
+# finish what they hold a little earlier than they would be killed.
+GATEWAY_DRAIN_S, GATEWAY_STOP_S = 2.0, 2.5
+DISPATCHER_DRAIN_S, DISPATCHER_STOP_S = 3.5, 4.5
+TRITON_STOP_S, NATS_STOP_S, POSTGRES_STOP_S = 4.0, 1.5, 2.0
+assert sum((GATEWAY_STOP_S, DISPATCHER_STOP_S, TRITON_STOP_S, NATS_STOP_S, POSTGRES_STOP_S)) < 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a user may choose about `tritonq up`."""
+
+    state: Path = ROOT / ".tritonq"
+    repository: Path = ROOT / "model_repository"
+    triton_environment: Path = ROOT / ".venv-triton"
+    models: tuple[str, ...] = ()  # none: all that are built and suit this CPU
+    ports: Mapping[str, int] = field(default_factory=dict)  # by field of `Ports`; others: as usual
+    sync_interval: str = "always"  # of NATS: when an accepted prediction is on the disk
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """The services, each listed after those it needs, and where they listen."""
+
+    services: tuple[Service, ...]
+    ports: Ports
+    models: tuple[str, ...]
+
+    def running(self, pid: int) -> Running:
+        api = f"http://{LOOPBACK}:{self.ports.api}"
+        return Running(
+            pid=pid,
+            api_url=api,
+            docs_url=f"{api}/docs",
+            metrics_url=f"{api}/metrics",
+            dispatcher_metrics_url=f"http://{LOOPBACK}:{self.ports.dispatcher_metrics}/metrics",
+            triton_http_url=f"http://{LOOPBACK}:{self.ports.triton_http}",
+            triton_grpc_address=f"{LOOPBACK}:{self.ports.triton_grpc}",
+            triton_metrics_url=f"http://{LOOPBACK}:{self.ports.triton_metrics}/metrics",
+            models=self.models,
+        )
+
+
+def plan(options: Options, state: State, ports: Ports, models: tuple[str, ...]) -> Installation:
+    """Lay out the services of one machine; nothing is started."""
+    postgres = Postgres(
+        folder=state.folder("postgres"),
+        port=ports.postgres,
+        password=state.secret("postgres_password"),
+    )
+    nats = Nats(
+        folder=state.folder("nats"),
+        port=ports.nats,
+        monitor_port=ports.nats_monitor,
+        token=state.secret("nats_token"),
+        sync_interval=options.sync_interval,
+    )
+    triton = Triton(
+        folder=state.folder("triton"),
+        repository=options.repository,
+        models=models,
+        environment=options.triton_environment,
+        http_port=ports.triton_http,
+        grpc_port=ports.triton_grpc,
+        metrics_port=ports.triton_metrics,
+        secret=state.secret("triton_secret"),
+        config_name=CONFIG_NAME,
+    )
+    dsn_file = state.keep_secret("postgres_dsn", postgres.dsn)
+    shared = {
+        "NATS_URL": nats.url,
+        "NATS_TOKEN_FILE": str(state.secret_file("nats_token")),
+        "POSTGRES_DSN_FILE": str(dsn_file),
+        "BLOBS_URL": state.folder("blobs").as_uri(),
+        "MODEL_REPOSITORY": str(options.repository),
+        "MODEL_CONFIG_NAME": CONFIG_NAME,
+        "MODELS": ",".join(models),
+    }
+    dispatcher = Program(
+        name="dispatcher",
+        folder=state.folder("dispatcher"),
+        probe_port=ports.dispatcher_metrics,
+        stop_s_max=DISPATCHER_STOP_S,
+        settings=shared
+        | {
+            "TRITON_ADDRESS": triton.grpc_address,
+            "METRICS_HOST": LOOPBACK,
+            "METRICS_PORT": str(ports.dispatcher_metrics),
+            "DRAIN_S_MAX": str(DISPATCHER_DRAIN_S),
+        },
+    )
+    gateway = Program(
+        name="gateway",
+        folder=state.folder("gateway"),
+        probe_port=ports.api,
+        stop_s_max=GATEWAY_STOP_S,
+        settings=shared
+        | {
+            "HOST": LOOPBACK,
+            "PORT": str(ports.api),
+            "AUTH": "none",  # on loopback: whoever can reach it can read the state folder as well
+            "DRAIN_S_MAX": str(GATEWAY_DRAIN_S),
+        },
+    )
+    services = (
+        Service(postgres, stop_s_max=POSTGRES_STOP_S),
+        Service(nats, stop_s_max=NATS_STOP_S),
+        Service(triton, stop_s_max=TRITON_STOP_S, remedy=StubRemedy(triton)),
+        Service(dispatcher, needs=("postgres", "nats"), stop_s_max=DISPATCHER_STOP_S),
+        Service(gateway, needs=("postgres", "nats"), stop_s_max=GATEWAY_STOP_S),
+    )
+    return Installation(services, ports, models)
