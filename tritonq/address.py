@@ -6,12 +6,9 @@ folder is here, which listens on loopback and takes no token.
 
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from tritonq.errors import NoService
-
-STATE_FOLDER = Path(".tritonq")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +37,12 @@ def find_service(url: str | None = None, token: str | None = None) -> Service:
 def _running_url() -> str | None:
     """Where the `tritonq up` with its state folder here listens, if one is up."""
     try:
-        from standalone.state import find_running  # not installed with the client alone
+        # Imported here: it is not needed where the address is named, nor always installed.
+        from standalone.installation import Options
+        from standalone.state import find_running
     except ImportError:
         return None
-    running = find_running(STATE_FOLDER)
+    running = find_running(Options().state)
     return running.api_url if running else None
 
 

@@ -7,7 +7,7 @@ how to read the answer) is in `tritonq.calls`, the same for both.
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from types import TracebackType
 from typing import Self, TypeVar, cast
@@ -51,7 +51,7 @@ class Client:
     ) -> None:
         service = find_service(url, token)
         self.url = service.url
-        self._token = service.token
+        self._service = service
         self._calls = Calls(time.monotonic, random.random, patience_s)
         self._http = httpx.Client(
             base_url=service.url,
@@ -121,11 +121,12 @@ class Client:
         fields: Mapping[str, Scalar] | None = None,
         priority: Priority = "normal",
         concurrency: int = CONCURRENCY,
-    ) -> Iterator[Item[Given]]:
+    ) -> Generator[Item[Given], None, None]:
         """Run every input, at most `concurrency` at once; yield what became of them, in order.
 
         A refused or failed input is an item with an `error`; the others go on. Inputs are drawn
-        as there is room, so an endless iterator is fine.
+        as there is room, so an endless iterator is fine. Leaving the loop early stops the waits;
+        what is submitted goes on.
         """
         # The work runs on an event loop in a thread, so that a caller who stops early (or presses
         # Ctrl-C) cancels the waits at once; threads of our own would have to be sat out.
@@ -169,7 +170,7 @@ class Client:
         self.close()
 
     async def _asynchronous(self) -> "AsyncClient":
-        return AsyncClient(self.url, self._token, patience_s=self._calls.patience_s)
+        return AsyncClient(self.url, self._service.token, patience_s=self._calls.patience_s)
 
     def _carry_out(self, call: Call[Result]) -> Result:
         try:

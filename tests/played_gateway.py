@@ -1,0 +1,153 @@
+"""A small HTTP server that speaks the gateway's REST dialect, so that the client meets real HTTP.
+
+It plays only our own gateway, and only here: what the real one does with a submit is tested with
+the real one, in tests/e2e.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+Members = dict[str, Any]
+POLL_S = 0.005
+
+
+def problem(
+    status: int, code: str, *, detail: str = "no", headers: dict[str, str] | None = None,
+    errors: list[dict[str, str]] | None = None,
+) -> Response:  # fmt: skip
+    body = {"type": f"/problems/{code}", "title": code, "status": status, "detail": detail}
+    return JSONResponse(
+        {**body, "code": code, "errors": errors or []},
+        status_code=status,
+        headers=headers,
+        media_type="application/problem+json",
+    )
+
+
+def succeed(content: bytes) -> Members:
+    return {"status": "succeeded", "output": {"bytes": len(content)}}
+
+
+@dataclass(frozen=True)
+class Received:
+    """A request that arrived."""
+
+    method: str
+    path: str
+    query: dict[str, str]
+    headers: dict[str, str]
+
+
+@dataclass
+class Gateway:
+    """What the server was sent, and what it is to answer."""
+
+    url: str = ""
+    outcome_of: Callable[[bytes], Members] = succeed
+    may_end: threading.Event = field(default_factory=threading.Event)  # cleared: nothing ends
+    answers: list[Response] = field(default_factory=list)  # given before anything else, in order
+    submits: list[bytes] = field(default_factory=list)
+    requests: list[Received] = field(default_factory=list)
+    predictions: dict[str, Members] = field(default_factory=dict)
+    submit_delay_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.may_end.set()
+
+    def shown(self, prediction_id: str) -> Members:
+        given = self.predictions[prediction_id]
+        ended = (
+            self.outcome_of(given["content"]) if self.may_end.is_set() else {"status": "starting"}
+        )
+        return {
+            "id": prediction_id,
+            "model": "triton/echo",
+            "version": "triton.echo.1",
+            "created_at": "2026-11-21T10:00:00.000Z",
+            "input": {},
+            "urls": {"get": f"{self.url}/v1/predictions/{prediction_id}"},
+            **ended,
+        }
+
+    async def handle(self, request: Request) -> Response:
+        self.requests.append(
+            Received(
+                request.method,
+                request.url.path,
+                dict(request.query_params),
+                dict(request.headers),
+            )
+        )
+        content = await request.body()
+        if self.answers:
+            return self.answers.pop(0)
+        if request.method == "POST":
+            return await self.submit(content)
+        if request.url.path == "/v1/models":
+            model = {"owner": "triton", "name": "echo", "description": "says it back"}
+            return JSONResponse({"results": [model], "next": None})
+        if request.url.path == "/v1/predictions":
+            return self.page(request.query_params.get("cursor"))
+        return await self.fetch(
+            request.url.path.rpartition("/")[2], float(request.query_params.get("wait", 0))
+        )
+
+    async def submit(self, content: bytes) -> Response:
+        self.submits.append(content)
+        await asyncio.sleep(self.submit_delay_s)
+        prediction_id = f"p{len(self.predictions)}"
+        self.predictions[prediction_id] = {"content": content}
+        return JSONResponse({**self.shown(prediction_id), "status": "starting"}, status_code=201)
+
+    async def fetch(self, prediction_id: str, wait_s: float) -> Response:
+        if prediction_id not in self.predictions:
+            return problem(404, "unknown_prediction", detail="there is no such prediction")
+        for _ in range(int(wait_s / POLL_S)):
+            if self.may_end.is_set():
+                break
+            await asyncio.sleep(POLL_S)
+        return JSONResponse(self.shown(prediction_id))
+
+    def page(self, cursor: str | None) -> Response:
+        newest_first = sorted(self.predictions, reverse=True)
+        start = int(cursor or 0)
+        more = f"http://elsewhere.invalid/v1/predictions?cursor={start + 2}"
+        return JSONResponse(
+            {
+                "results": [self.shown(one) for one in newest_first[start : start + 2]],
+                "next": more if start + 2 < len(newest_first) else None,
+            }
+        )
+
+
+@contextmanager
+def played_gateway() -> Iterator[Gateway]:
+    """Serve a `Gateway` on a free port."""
+    gateway = Gateway()
+    methods = ["GET", "POST"]
+    app = Starlette(routes=[Route("/{path:path}", gateway.handle, methods=methods)])
+    server = uvicorn.Server(
+        uvicorn.Config(app, port=0, log_level="error", lifespan="off", ws="none")
+    )
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            threading.Event().wait(POLL_S)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        gateway.url = f"http://127.0.0.1:{port}"
+        yield gateway
+    finally:
+        gateway.may_end.set()
+        server.should_exit = True
+        thread.join()
