@@ -1,0 +1,195 @@
+"""Puts the gateway together: every part is made here, once, and given what it needs.
+
+The application is FastAPI's; its endpoints are Starlette's, since they read and write bytes.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+import msgspec
+from fastapi import FastAPI
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from blobs import Blobs
+from broker import Broker, QueueLimits
+from contract.catalog import Catalog
+from contract.errors import ServiceError
+from contract.queue import QueueNames
+from gateway import problems
+from gateway.auth import LoopbackAuth, TokenAuth, parse_tokens
+from gateway.edge import Auth, Edge, EdgeLimits
+from gateway.follow import Follower
+from gateway.health import Health
+from gateway.listing import Listing
+from gateway.rest.docs import docs_routes
+from gateway.rest.models import Models
+from gateway.rest.openapi import TITLE, document
+from gateway.rest.predictions import Predictions, base_url
+from gateway.settings import GatewaySettings
+from gateway.submit import Submitter
+from gateway.upkeep import Upkeep
+from inference import read_catalog
+from ledger import Ledger
+from tasks.base import Task
+from tasks.registry import task
+
+VERSION = version("tritonq")
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """A gateway that is open: what to serve, and what runs beside it."""
+
+    asgi: ASGIApp
+    background: tuple[asyncio.Task[None], ...]  # each runs for ever; one that ends is a bug
+    stop_waiting: Callable[[], None]  # lets callers go who wait for outcomes
+
+
+@asynccontextmanager
+async def open_gateway(settings: GatewaySettings) -> AsyncIterator[Gateway]:
+    """Connect to the services and build the application.
+
+    Services that are away do not keep it from opening.
+
+    Raises:
+        ValueError: the settings, or the model repository, make no sense; says what.
+    """
+    catalog = read_catalog(
+        settings.model_repository,
+        offered=settings.models,
+        config_name=settings.model_config_name,
+    )
+    tasks = read_tasks(catalog)
+    auth = make_auth(settings)
+    blobs = Blobs.open(settings.blobs_url)
+    token = settings.nats_token
+    broker = await Broker.connect(
+        settings.nats_url,
+        names=QueueNames(settings.namespace),
+        token=token.get_secret_value() if token else None,
+        client_name="gateway",
+    )
+    ledger = await Ledger.connect(
+        settings.postgres_dsn.get_secret_value(), connections_max=settings.ledger_connections_max
+    )
+    follower = Follower(ledger, broker, waiters_max=settings.waiters_max)
+    health = Health(ledger, broker, [model.name for model in catalog], time.monotonic)
+    limits = QueueLimits(tickets_max=settings.queue_tickets_max, bytes_max=settings.queue_bytes_max)
+    upkeep = Upkeep(ledger, broker, [model.name for model in catalog], limits)
+    await broker.subscribe_outcomes(follower.heard)
+    await broker.subscribe_dispatchers(health.heard)
+    broker.when_connected(follower.reconnected)
+    submitter = Submitter(
+        catalog, tasks, broker, blobs, now_ms=lambda: time.time_ns() // 1_000_000, random=os.urandom
+    )
+    public_url = settings.public_url
+    predictions = Predictions(
+        submitter, follower, Listing(ledger, broker), blobs, public_url=public_url
+    )
+    models = Models(catalog, tasks, since=datetime.now(UTC), public_url=public_url)
+    app = build_app(predictions, models, health, document(catalog, tasks, version=VERSION))
+    background = (
+        asyncio.create_task(follower.run(), name="gateway.follow"),
+        asyncio.create_task(upkeep.run(), name="gateway.upkeep"),
+    )
+    try:
+        yield Gateway(Edge(app, auth, edge_limits(settings)), background, follower.stop_waiting)
+    finally:
+        for each in background:
+            each.cancel()
+        await asyncio.wait(background)
+        await ledger.close()
+        await broker.close()
+
+
+def build_app(
+    predictions: Predictions, models: Models, health: Health, openapi: dict[str, object]
+) -> FastAPI:
+    """The application with all its routes."""
+    app = FastAPI(title=TITLE, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.openapi = lambda: openapi  # type: ignore[method-assign] # FastAPI's documented hook
+    # The busiest come first: routes are tried in order.
+    _add(app, "/v1/models/{owner}/{name}/predictions", predictions.of_model, "POST")
+    _add(app, "/v1/predictions/{id}", predictions.one, "GET")
+    _add(app, "/v1/predictions", predictions.collection, "GET", "POST")
+    _add(app, "/v1/predictions/{id}/input/{field:path}", predictions.input_file, "GET")
+    _add(app, "/v1/models", models.collection, "GET")
+    _add(app, "/v1/models/{owner}/{name}", models.one, "GET")
+    _add(app, "/v1/models/{owner}/{name}/versions", models.versions, "GET")
+    _add(app, "/v1/models/{owner}/{name}/versions/{id}", models.version, "GET")
+    _add(app, "/v1", _discovery, "GET")
+    _add(app, "/healthz", health.answer_alive, "GET")
+    _add(app, "/readyz", health.answer_ready, "GET")
+    _add(app, "/metrics", _metrics, "GET")
+    _add(app, "/problems/{code}", _problem, "GET")
+    app.router.routes.extend(docs_routes(TITLE))
+    app.add_exception_handler(ServiceError, problems.answer_expected)
+    app.add_exception_handler(HTTPException, problems.answer_http)
+    app.add_exception_handler(ClientDisconnect, problems.answer_disconnect)
+    app.add_exception_handler(Exception, problems.answer_bug)
+    return app
+
+
+def read_tasks(catalog: Catalog) -> dict[str, Task]:
+    """The tasks of all models on offer, by name. Raises ValueError where one does not fit."""
+    tasks: dict[str, Task] = {}
+    for model in catalog:
+        tasks[model.task] = task(model.task)
+        tasks[model.task].check_model(model)
+    return tasks
+
+
+def make_auth(settings: GatewaySettings) -> Auth:
+    if settings.auth == "none":
+        return LoopbackAuth()
+    return TokenAuth(parse_tokens(settings.tokens.get_secret_value()))
+
+
+def edge_limits(settings: GatewaySettings) -> EdgeLimits:
+    return EdgeLimits(
+        header_bytes_max=settings.header_bytes_max,
+        body_bytes_max=settings.body_bytes_max,
+        bodies_bytes_max=settings.bodies_bytes_max,
+        body_wait_s=settings.body_wait_s,
+        requests_max=settings.requests_max,
+    )
+
+
+def _add(app: FastAPI, path: str, endpoint: Endpoint, *methods: str) -> None:
+    async def answer(request: Request) -> Response:
+        request.scope["state"]["route"] = path  # for the metrics, which `gateway.edge` counts
+        return await endpoint(request)
+
+    app.add_route(path, answer, methods=list(methods), include_in_schema=False)
+
+
+async def _discovery(request: Request) -> Response:
+    base = base_url(request, "")
+    links = {
+        "predictions": f"{base}/v1/predictions",
+        "models": f"{base}/v1/models",
+        "docs": f"{base}/docs",
+        "openapi": f"{base}/openapi.json",
+    }
+    content = {"name": TITLE, "version": VERSION, "urls": links}
+    return Response(msgspec.json.encode(content), media_type="application/json")
+
+
+async def _metrics(_: Request) -> Response:
+    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+
+async def _problem(request: Request) -> Response:
+    return problems.explain(request.path_params["code"])

@@ -1,0 +1,144 @@
+"""Runs the application on uvicorn. The only file that knows uvicorn.
+
+uvicorn bounds neither a request's headers nor the time they take, and knows no body that nobody
+reads; its protocol class is extended here by these three bounds.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator
+from http import HTTPStatus
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from contract.errors import ServiceError
+from gateway.problems import HeadersTooLarge, RequestTimeout, problem
+
+HEAD_WAIT_S = 10.0  # from a connection's (or the next request's) first byte to its last header
+LINGER_S = 5.0  # how long a body that was refused may still flow before the connection is cut
+HEAD_BYTES_MAX = 128 * 1024  # the application's own limit is lower; this one is for endless heads
+
+
+class BoundedHttpProtocol(HttpToolsProtocol):
+    """One connection of which no part of a request can take forever, or all our memory.
+
+    Leans on these methods of uvicorn's class being called as they are today; the tests of hanging
+    and endless clients fail where that changes.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._head_bytes = 0  # of the request whose headers are not complete yet
+        self._head_done = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._arm(HEAD_WAIT_S, self._head_too_slow)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._disarm()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._head_done or self.transport.is_closing():
+            return
+        self._head_bytes += len(data)
+        if self._head_bytes > HEAD_BYTES_MAX:
+            self._refuse(HeadersTooLarge(f"the headers exceed {HEAD_BYTES_MAX} bytes"))
+        elif self._timer is None:
+            self._arm(HEAD_WAIT_S, self._head_too_slow)
+
+    def on_headers_complete(self) -> None:
+        self._head_done = True
+        self._head_bytes = 0
+        self._disarm()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._head_done = False
+        self._disarm()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._head_done and not self.transport.is_closing():
+            # Answered before the body was there, as with 413. Cutting the connection now would
+            # destroy the answer on its way; so what still comes is thrown away, for a while.
+            self._arm(LINGER_S, self.transport.close)
+
+    def _head_too_slow(self) -> None:
+        self._refuse(RequestTimeout(f"the headers did not arrive within {HEAD_WAIT_S:.0f} s"))
+
+    def _refuse(self, error: ServiceError) -> None:
+        """Answer in place of the application, which was not called, and close."""
+        response = problem(error)
+        status = HTTPStatus(response.status_code)
+        lines = [f"HTTP/1.1 {status.value} {status.phrase}".encode()]
+        lines += [name + b": " + value for name, value in response.raw_headers]
+        self.transport.write(b"\r\n".join([*lines, b"", bytes(response.body)]))
+        self.transport.close()
+
+    def _arm(self, delay_s: float, callback: Callable[[], None]) -> None:
+        self._disarm()
+        self._timer = self.loop.call_later(delay_s, callback)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+class GatewayServer(uvicorn.Server):
+    """A uvicorn that lets waiting callers go before it stops, and leaves signals to its owner."""
+
+    def __init__(self, config: uvicorn.Config, when_stopping: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._when_stopping = when_stopping
+
+    @property
+    def port(self) -> int:
+        """The port it listens on; once `started`."""
+        port: int = self.servers[0].sockets[0].getsockname()[1]
+        return port
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        self._when_stopping()
+        await super().shutdown(sockets)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # uvicorn raises the signal again at the end, so that a clean stop looks like a kill.
+        yield
+
+
+def make_server(
+    app: ASGIApp,
+    *,
+    host: str,
+    port: int,
+    connections_max: int,
+    drain_s_max: float,
+    when_stopping: Callable[[], None],
+) -> GatewayServer:
+    """A server for `app`, ready to `serve()`; set its `should_exit` to stop it."""
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        http=BoundedHttpProtocol,
+        ws="none",
+        lifespan="on",
+        limit_concurrency=connections_max,
+        timeout_graceful_shutdown=max(1, round(drain_s_max)),
+        proxy_headers=False,  # PUBLIC_URL says what a proxy would have to be believed about
+        server_header=False,
+        date_header=False,
+        access_log=False,
+        log_config=None,
+    )
+    return GatewayServer(config, when_stopping)

@@ -1,0 +1,154 @@
+"""Every knob of the gateway: its unit, its default, and why the default is what it is.
+
+Built once in `__main__`. The rest of the code receives plain values, never this class.
+"""
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from contract.queue import DEFAULT_NAMESPACE
+
+MIB = 1024 * 1024
+
+_SECRETS = ("tokens", "nats_token", "postgres_dsn")
+
+
+class GatewaySettings(BaseSettings):
+    """Read from the environment, prefix `GATEWAY_`; secrets also from files, named by `*_FILE`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="GATEWAY_", extra="ignore", frozen=True, hide_input_in_errors=True
+    )
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    public_url: str = Field(
+        "",
+        description="The URL callers reach us by, for the links we give out. Empty: the one they "
+        "asked. Set it behind a proxy.",
+    )
+    auth: Literal["token", "none"] = Field(
+        "token", description="`none` lets everybody in, and is refused unless HOST is loopback."
+    )
+    tokens: SecretStr = Field(
+        SecretStr(""), description="`name:token,name:token`; the name owns what it submits."
+    )
+    tokens_file: Path | None = Field(None, description="A file that holds TOKENS.")
+
+    nats_url: str = Field("nats://127.0.0.1:4222", description="NATS with JetStream.")
+    nats_token: SecretStr | None = Field(None, description="Token for NATS.")
+    nats_token_file: Path | None = Field(None, description="A file that holds NATS_TOKEN.")
+    namespace: str = Field(
+        DEFAULT_NAMESPACE,
+        pattern=r"^[A-Za-z0-9_]{1,64}$",
+        description="Keeps several installations apart on one NATS.",
+    )
+    postgres_dsn: SecretStr = Field(description="The ledger, `postgresql://user:password@host/db`.")
+    postgres_dsn_file: Path | None = Field(None, description="A file that holds POSTGRES_DSN.")
+    ledger_connections_max: int = Field(
+        4, ge=1, le=100, description="Connections to Postgres; GETs share them."
+    )
+    blobs_url: str = Field(description="Where large inputs are kept: `file:///…`, `s3://…`, ….")
+    queue_bytes_max: int = Field(
+        20 * 1024 * MIB, ge=MIB, description="Bytes the queue may hold before submits get 429."
+    )
+    queue_tickets_max: int = Field(
+        200_000, ge=1, description="Predictions the queue may hold before submits get 429."
+    )
+
+    model_repository: Path = Field(
+        Path("model_repository"), description="The repository that Triton serves."
+    )
+    model_config_name: str | None = Field(
+        None, description="Triton's --model-config-name, such as `cpu`."
+    )
+    models: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Models on offer, in order of preference, by comma; empty: all."
+    )
+
+    body_bytes_max: int = Field(
+        20 * MIB, ge=1024, le=1024 * MIB, description="Bytes of one request body; more is 413."
+    )
+    bodies_bytes_max: int = Field(
+        256 * MIB, ge=1024, description="Bytes of all bodies being read at once; more is 429."
+    )
+    body_wait_s: float = Field(
+        30.0, gt=0, le=600, description="Time for a body, and a second more per 32 KiB; then 408."
+    )
+    header_bytes_max: int = Field(
+        8 * 1024, ge=1024, le=64 * 1024, description="Bytes of one request's headers; more is 431."
+    )
+    requests_max: int = Field(
+        2048, ge=1, description="Requests in progress at once, waiting ones included; more is 429."
+    )
+    waiters_max: int = Field(
+        1024, ge=1, description="Of these, requests that wait for an outcome; more is 429."
+    )
+    connections_max: int = Field(
+        4096, ge=1, description="Open connections, idle ones included; more is 503."
+    )
+    drain_s_max: float = Field(
+        10.0, gt=0, description="Time to finish requests in progress after SIGTERM."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe log line that is written."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_secret_files(cls, values: dict[str, Any]) -> dict[str, Any]:
+        for name in _SECRETS:
+            path = values.get(f"{name}_file")
+            if not path:
+                continue
+            if values.get(name):
+                raise ValueError(f"set {name} or {name}_file, not both")
+            try:
+                values[name] = Path(path).read_text(encoding="utf-8").strip()
+            except OSError as error:
+                raise ValueError(f"cannot read {name}_file: {error.strerror}") from None
+        return values
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _split_models(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(name.strip() for name in value.split(",") if name.strip())
+        return value
+
+    @field_validator("model_config_name", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        return value or None
+
+    @field_validator("public_url")
+    @classmethod
+    def _public_url_is_a_base(cls, value: str) -> str:
+        if value and not value.startswith(("http://", "https://")):
+            raise ValueError("public_url begins with http:// or https://")
+        return value.rstrip("/").removesuffix("/v1")
+
+    @model_validator(mode="after")
+    def _settings_agree(self) -> Self:
+        if self.auth == "none" and not is_loopback(self.host):
+            raise ValueError("auth=none is only for a loopback host: others could reach us")
+        if self.auth == "token" and not self.tokens.get_secret_value():
+            raise ValueError("set tokens or tokens_file (name:token,…), or auth=none on loopback")
+        if self.body_bytes_max > self.bodies_bytes_max:
+            raise ValueError("body_bytes_max > bodies_bytes_max: the largest body never fits")
+        if self.waiters_max > self.requests_max:
+            raise ValueError("waiters_max > requests_max: waiting could starve everything else")
+        return self
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,174 @@
+"""Accepting a prediction: everything between a request that was read and a ticket that is stored.
+
+The order: settle the model and version, have the task check the input, make the id, put large
+files into the blobs, publish. Only the last step accepts; a failure before it leaves at most a
+blob nobody refers to.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from blobs import Blobs
+from broker import Broker
+from contract.catalog import Catalog, Model, parse_reference
+from contract.errors import InvalidInput
+from contract.ids import new_prediction_id
+from contract.limits import INLINE_BYTES_MAX
+from contract.prediction import JSON, File, Priority, Ticket
+from tasks.base import Task
+from telemetry import metrics
+
+LONE_FILE = ""  # the name of a file that came without one: it goes to the task's main field
+CHECKED_IN_THREAD_BYTES = 256 * 1024  # from here on a check could hold up everybody else
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """What the body of a submit asks for, in whatever dialect.
+
+    `input` holds JSON values, or plain text where `is_text`: queries and forms have no types.
+    """
+
+    reference: str | None  # the model, where the body names it
+    input: dict[str, JSON]
+    files: dict[str, File]
+    priority: Priority | None = None
+    is_text: bool = False
+    body_bytes: int = 0  # how much was read for it
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What a task reads."""
+
+    input: dict[str, JSON]
+    files: dict[str, File]
+
+
+class Submitter:
+    """Accepts predictions into the queue.
+
+    Args:
+        tasks: by name, every task of the catalog.
+        now_ms: Unix time in milliseconds.
+        random: as many unpredictable bytes as it is asked for.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        tasks: Mapping[str, Task],
+        broker: Broker,
+        blobs: Blobs,
+        *,
+        now_ms: Callable[[], int],
+        random: Callable[[int], bytes],
+    ) -> None:
+        self._catalog = catalog
+        self._tasks = tasks
+        self._broker = broker
+        self._blobs = blobs
+        self._now_ms = now_ms
+        self._random = random
+
+    def resolve(self, reference: str) -> tuple[Model, int]:
+        """Find the model and version that a caller names.
+
+        Raises:
+            InvalidInput: not a reference. UnknownModel: not on offer.
+        """
+        return self._catalog.resolve(*parse_reference(reference))
+
+    async def prepare(
+        self, asked: Asked, model: Model, version: int, *, priority: Priority, owner: str
+    ) -> Ticket:
+        """Check the input and make its ticket, with all its files inline.
+
+        Raises:
+            InvalidInput: or a child of it, naming field and rule.
+        """
+        task = self._tasks[model.task]
+        given = _given(asked, task, model)
+        if asked.body_bytes > CHECKED_IN_THREAD_BYTES:
+            await asyncio.to_thread(task.check, model, given)
+        else:
+            task.check(model, given)
+        return Ticket(
+            id=new_prediction_id(self._now_ms(), self._random(10)),
+            model=model.name,
+            version=version,
+            input=given.input,
+            files=given.files,
+            priority=asked.priority or priority,
+            owner=owner,
+        )
+
+    async def accept(self, ticket: Ticket) -> Ticket:
+        """Store the ticket: from here on the prediction is accepted.
+
+        Returns the ticket without file contents; they may be large, and the caller may wait long.
+
+        Raises:
+            TooLarge, Overloaded, BlobsUnavailable, QueueUnavailable: not accepted.
+            AcceptanceUnknown: accepted or not.
+        """
+        stored = await self._with_large_files_in_blobs(ticket)
+        await self._broker.publish(stored)
+        metrics.ACCEPTED.labels(ticket.model, ticket.priority.value).inc()
+        return ticket.without_contents()
+
+    async def _with_large_files_in_blobs(self, ticket: Ticket) -> Ticket:
+        room = INLINE_BYTES_MAX
+        files = dict(ticket.files)
+        for name, file in sorted(ticket.files.items(), key=lambda item: item[1].size):
+            room -= file.size
+            if room < 0:
+                assert file.content is not None, "a new ticket has its files inline"
+                await self._blobs.put(file.content, file.sha256)
+                files[name] = msgspec.structs.replace(file, content=None)
+        return ticket if room >= 0 else msgspec.structs.replace(ticket, files=files)
+
+
+def _given(asked: Asked, task: Task, model: Model) -> _Given:
+    """Give a lone file its field, and text the type that the model's schema says."""
+    if not asked.is_text:
+        return _Given(asked.input, asked.files)
+    schema = task.input_schema(model).get("properties", {})
+    files = asked.files
+    if len(files) == 1 and (name := next(iter(files))) not in schema:
+        field = task.main_file or (next(iter(schema)) if len(schema) == 1 else None)
+        if field is None:
+            raise InvalidInput(
+                f"{model.name} has several inputs: name the one that this file is for",
+                field=f"input.{name}" if name else "body",
+                rule="main_file",
+            )
+        files = {field: files[name]}
+    if twice := files.keys() & asked.input.keys():
+        name = min(twice)
+        raise InvalidInput(
+            f"{name} is given both as a file and as text",
+            field=f"input.{name}",
+            rule="unique_names",
+        )
+    typed = {
+        name: _typed(text, schema.get(name, {}).get("type")) for name, text in asked.input.items()
+    }
+    return _Given(typed, files)
+
+
+def _typed(text: JSON, kind: JSON) -> JSON:
+    """Read text as the schema's type; text that is none stays text, and the task refuses it."""
+    try:
+        match kind:
+            case "integer":
+                return int(text)
+            case "number":
+                return float(text)
+            case "boolean":
+                return {"true": True, "false": False}.get(text, text)
+    except ValueError:
+        return text
+    return text
