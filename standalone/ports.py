@@ -41,7 +41,7 @@ def choose(wanted: Mapping[str, int]) -> Ports:
         if port in taken:
             raise CannotStart(f"port {port} is wanted twice; choose two different ports")
         if not is_free(port):
-            raise CannotStart(f"port {port} is taken{_by_whom(port)}; choose another")
+            raise CannotStart(f"port {port} is taken{taken_by(port)}; choose another")
         taken.add(port)
         settled[name] = port
     for name in Ports.__dataclass_fields__:
@@ -69,8 +69,8 @@ def _next_free(usual: int, taken: set[int]) -> int:
     raise CannotStart(f"no port from {usual} to {usual + TRIES_MAX - 1} is free")
 
 
-def _by_whom(port: int) -> str:
-    """The process that listens on `port`, where we may know."""
+def taken_by(port: int) -> str:
+    """Who listens on `port`, to be put after the word "taken"; empty where we may not know."""
     try:
         for connection in psutil.net_connections("tcp"):
             if connection.laddr and connection.laddr.port == port and connection.pid:

