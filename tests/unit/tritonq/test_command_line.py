@@ -1,0 +1,339 @@
+"""The command as a shell sees it: arguments, both streams, exit codes, Ctrl-C."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from starlette.responses import Response
+from typer.testing import CliRunner, Result
+
+from tests.played_gateway import Gateway, problem
+from tritonq.cli import app
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def tritonq(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> Command:
+    monkeypatch.setenv("TRITONQ_URL", gateway.url)
+    monkeypatch.setenv("NO_COLOR", "1")
+    return lambda *arguments: CliRunner().invoke(app, [str(one) for one in arguments])
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(30):
+        (folder / f"{number:02d}.jpg").write_bytes(b"\xff\xd8\xff" + str(number).encode())
+    return folder
+
+
+def test_results_are_on_stdout_in_the_order_of_the_files(
+    tritonq: Command, gateway: Gateway, photos: Path
+) -> None:
+    gateway.outcome_of = lambda content: {
+        "status": "succeeded",
+        "output": [{"label": content[3:].decode(), "score": 0.5}],
+    }
+
+    result = tritonq("run", "echo", photos)
+
+    assert result.exit_code == 0
+    lines = [line.split("\t") for line in result.stdout.splitlines()]
+    assert lines == [[str(photos / f"{n:02d}.jpg"), f"{n} 0.500"] for n in range(30)]
+    assert "30 files, 0 failed" in result.stderr
+
+
+def test_failures_are_listed_at_the_end_and_exit_1(
+    tritonq: Command, gateway: Gateway, photos: Path
+) -> None:
+    (photos / "07.jpg").write_bytes(b"\xff\xd8\xff7")
+    gateway.outcome_of = lambda content: (
+        {"status": "failed", "error": "seven is no image"}
+        if content.endswith(b"\xff7")
+        else {"status": "succeeded", "output": 1}
+    )
+
+    result = tritonq("run", "echo", photos, "--json")
+
+    assert result.exit_code == 1
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [row["file"] for row in rows] == [str(photos / f"{n:02d}.jpg") for n in range(30)]
+    assert (rows[7]["status"], rows[7]["error"]) == ("failed", "seven is no image")
+    assert rows[6]["output"] == 1
+    assert f"failed: {photos / '07.jpg'}: seven is no image" in result.stderr
+    assert "30 files, 1 failed" in result.stderr
+
+
+def test_a_refused_file_fails_alone_and_says_field_and_rule(
+    tritonq: Command, gateway: Gateway, photos: Path
+) -> None:
+    field = {"field": "input.image", "rule": "decodable_image", "message": "no"}
+    gateway.answers.append(problem(422, "invalid_input", detail="no image", errors=[field]))
+
+    result = tritonq("run", "echo", photos, "--json", "--concurrency", 1)
+
+    assert result.exit_code == 1
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert rows[0] == {
+        "file": str(photos / "00.jpg"),
+        "id": None,
+        "status": "refused",
+        "error": "input.image: no image",
+        "field": "input.image",
+        "rule": "decodable_image",
+    }
+    assert [row["status"] for row in rows[1:]] == ["succeeded"] * 29
+
+
+def test_without_waiting_the_ids_are_printed(
+    tritonq: Command, gateway: Gateway, photos: Path
+) -> None:
+    gateway.may_end.clear()
+
+    result = tritonq("run", "echo", photos, "--no-wait", "--concurrency", 1)
+
+    assert result.exit_code == 0
+    assert [line.split("\t")[1] for line in result.stdout.splitlines()] == [
+        f"p{number}" for number in range(30)
+    ]
+
+
+def test_a_run_without_files_takes_its_whole_input_from_fields(
+    tritonq: Command, gateway: Gateway, tmp_path: Path
+) -> None:
+    (tmp_path / "a.bin").write_bytes(b"abc")
+
+    result = tritonq(
+        "run", "echo", "-i", "text=hello", "-i", "n=3", "-i", f"f=@{tmp_path / 'a.bin'}", "--json"
+    )
+
+    assert result.exit_code == 0
+    given = json.loads(gateway.submits[0])["input"]
+    assert given == {"text": "hello", "n": 3, "f": "data:application/octet-stream;base64,YWJj"}
+    assert json.loads(result.stdout)["status"] == "succeeded"
+
+
+def test_priority_and_fields_are_passed_on(
+    tritonq: Command, gateway: Gateway, photos: Path
+) -> None:
+    tritonq("run", "echo", photos / "00.jpg", "-i", "top_k=3", "--priority", "low")
+
+    submit = gateway.requests[0]
+    assert submit.headers["x-priority"] == "low"
+    assert submit.query == {"top_k": "3"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (problem(404, "unknown_model", detail="no model named x"), 3),
+        (problem(401, "unauthorized"), 4),
+        (Response("<html>", 200), 69),
+    ],
+)
+def test_what_concerns_every_file_ends_the_run_with_its_exit_code(
+    tritonq: Command, gateway: Gateway, photos: Path, answer: Response, code: int
+) -> None:
+    gateway.answers += [answer] * 30
+
+    result = tritonq("run", "echo", photos)
+
+    assert result.exit_code == code
+    assert result.stdout == ""
+    assert "error:" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "echo"),
+        ("run", "echo", "/no/such/file"),
+        ("run", "echo", "-i", "novalue"),
+        ("run", "echo", "-i", "a=1", "-i", "a=2"),
+        ("run", "echo", "--priority", "urgent", "x"),
+        ("run", "echo", "--concurrency", "0", "x"),
+        ("get",),
+        ("nonsense",),
+    ],
+)
+def test_wrong_usage_is_exit_2_and_sends_nothing(
+    tritonq: Command, gateway: Gateway, arguments: tuple[str, ...]
+) -> None:
+    result = tritonq(*arguments)
+
+    assert result.exit_code == 2
+    assert result.stderr
+    assert gateway.requests == []
+
+
+def test_get_shows_a_prediction_and_its_end_decides_the_exit_code(
+    tritonq: Command, gateway: Gateway, photos: Path
+) -> None:
+    tritonq("run", "echo", photos / "00.jpg")
+    assert tritonq("get", "p0").exit_code == 0
+    assert json.loads(tritonq("get", "p0", "--json").stdout)["id"] == "p0"
+
+    gateway.outcome_of = lambda _: {"status": "failed", "error": "boom"}
+    failed = tritonq("get", "p0", "--wait")
+    assert (failed.exit_code, "boom" in failed.stdout) == (1, True)
+
+    assert tritonq("get", "p99").exit_code == 3
+
+    gateway.may_end.clear()
+    assert tritonq("get", "p0").exit_code == 0
+    late = tritonq("get", "p0", "--wait", "--timeout", "0.05")
+    assert (late.exit_code, "not ended" in late.stderr) == (5, True)
+
+
+def test_models_lists_what_is_on_offer(tritonq: Command) -> None:
+    assert "triton/echo" in tritonq("models").stdout
+    assert json.loads(tritonq("models", "--json").stdout)["name"] == "echo"
+
+
+def test_a_service_that_is_away_is_exit_69_with_a_sentence(
+    tritonq: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tritonq.cli.PATIENCE_S", 0.0)
+    monkeypatch.setenv("TRITONQ_URL", "http://127.0.0.1:9")
+
+    result = tritonq("models")
+
+    assert result.exit_code == 69
+    assert "does not answer" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_run_that_takes_too_long_is_exit_5_and_can_be_continued(
+    tritonq: Command, gateway: Gateway, photos: Path
+) -> None:
+    gateway.may_end.clear()
+
+    late = tritonq("run", "echo", photos, "--timeout", "0.5")
+    assert late.exit_code == 5
+    gateway.may_end.set()
+    again = tritonq("run", "echo", photos)
+
+    assert again.exit_code == 0
+    assert "going on with an interrupted run" in again.stderr
+    assert sorted(gateway.submits) == sorted(path.read_bytes() for path in photos.iterdir())
+
+
+def test_starting_over_submits_everything_again(
+    tritonq: Command, gateway: Gateway, photos: Path
+) -> None:
+    gateway.may_end.clear()
+    tritonq("run", "echo", photos, "--timeout", "0.5", "--concurrency", "4")
+    submitted = len(gateway.submits)
+    gateway.may_end.set()
+
+    assert tritonq("run", "echo", photos, "--fresh").exit_code == 0
+    assert len(gateway.submits) == submitted + 30
+
+
+def test_a_finished_command_starts_afresh(tritonq: Command, gateway: Gateway, photos: Path) -> None:
+    tritonq("run", "echo", photos)
+    tritonq("run", "echo", photos)
+
+    assert len(gateway.submits) == 60
+
+
+def test_a_file_that_changed_since_is_submitted_again(
+    tritonq: Command, gateway: Gateway, photos: Path
+) -> None:
+    gateway.may_end.clear()
+    tritonq("run", "echo", photos, "--timeout", "0.5")
+    (photos / "03.jpg").write_bytes(b"another")
+    gateway.may_end.set()
+
+    assert tritonq("run", "echo", photos).exit_code == 0
+    assert gateway.submits.count(b"another") == 1
+    assert len(gateway.submits) == 31
+
+
+def test_what_the_service_no_longer_knows_is_submitted_again(
+    tritonq: Command, gateway: Gateway, photos: Path
+) -> None:
+    gateway.may_end.clear()
+    tritonq("run", "echo", photos, "--timeout", "0.5")
+    gateway.predictions.clear()
+    gateway.may_end.set()
+
+    assert tritonq("run", "echo", photos).exit_code == 0
+    assert len(gateway.submits) == 60
+
+
+def _started(gateway: Gateway, photos: Path) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "tritonq", "run", "echo", str(photos), "--concurrency", "4"],
+        env={**os.environ, "TRITONQ_URL": gateway.url, "NO_COLOR": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _until(condition: Callable[[], bool], within_s: float = 20.0) -> None:
+    tick = threading.Event()
+    for _ in range(int(within_s / 0.01)):
+        if condition():
+            return
+        tick.wait(0.01)
+    raise AssertionError("it did not come to that")
+
+
+def test_ctrl_c_exits_130_and_the_same_command_again_submits_nothing_twice(
+    gateway: Gateway, photos: Path
+) -> None:
+    """Submits on their way when Ctrl-C comes are awaited and noted: the slow ones count."""
+    gateway.may_end.clear()
+    gateway.submit_delay_s = 0.3
+
+    with _started(gateway, photos) as run:
+        _until(lambda: len(gateway.submits) >= 3)
+        run.send_signal(signal.SIGINT)
+        _, notes = run.communicate(timeout=20)
+    assert run.returncode == 130
+    assert "The same command again continues" in notes
+    assert "Traceback" not in notes
+
+    gateway.may_end.set()
+    gateway.submit_delay_s = 0.0
+    with _started(gateway, photos) as again:
+        lines, notes = again.communicate(timeout=30)
+    assert again.returncode == 0
+    assert "going on with an interrupted run" in notes
+    assert [line.split("\t")[0] for line in lines.splitlines()] == [
+        str(photos / f"{number:02d}.jpg") for number in range(30)
+    ]
+    assert sorted(gateway.submits) == sorted(path.read_bytes() for path in photos.iterdir())
+
+
+def test_a_reader_who_leaves_ends_the_run_quietly(gateway: Gateway, photos: Path) -> None:
+    with _started(gateway, photos) as run:
+        assert run.stdout is not None
+        assert run.stderr is not None
+        run.stdout.close()
+        notes = run.stderr.read()
+        run.wait(timeout=20)
+
+    assert run.returncode == 141
+    assert "Traceback" not in notes
+
+
+def test_help_has_examples_and_the_exit_codes(tritonq: Command) -> None:
+    told = tritonq("run", "--help").stdout
+    assert "Examples" in told
+    assert "130 Ctrl-C" in told
+
+
+def test_the_version_is_told(tritonq: Command) -> None:
+    assert tritonq("--version").stdout.startswith("tritonq 0.")
