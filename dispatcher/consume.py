@@ -1,0 +1,151 @@
+"""How much of one model's work is held: what is fetched, what runs at once, what is given back."""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Protocol
+
+from broker import Delivery, Intake
+from contract.catalog import Lane
+from contract.ids import PredictionId
+from contract.prediction import Priority
+from dispatcher.batching import Batch, Batcher
+from dispatcher.outages import Outage
+
+log = logging.getLogger(__name__)
+
+ALONE_FROM_ATTEMPT = 3  # twice unlucky may be the cause: no neighbours from then on
+
+
+class RunBatch(Protocol):
+    """`Executor.run`: calls `inferred` once Triton is free for the next batch."""
+
+    async def __call__(self, batch: Batch[Delivery], inferred: Callable[[], None]) -> None: ...
+
+
+class Consumer:
+    """Holds the tickets of one model, from their delivery until they are settled.
+
+    It takes a batch whenever one of `batches_max` places is free, and the place is free again once
+    Triton has answered. So Triton always has a next batch while one is recorded, and rows gather
+    while all places are taken. While a part is away nothing new is taken, and as nothing is settled
+    either, the intakes fill up and fetch no more: memory is bounded by `room`, not by the backlog.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        intakes: Mapping[Priority, Intake],
+        batcher: Batcher[Delivery],
+        run_batch: RunBatch,
+        *,
+        batches_max: int,
+        outages: Sequence[Outage],
+    ) -> None:
+        self._model = model
+        self._intakes = intakes
+        self._batcher = batcher
+        self._run_batch = run_batch
+        self._places = batches_max  # free ones
+        self._outages = outages
+        for outage in outages:
+            outage.when_over(self._wake)
+        self._held: dict[PredictionId, Delivery] = {}
+        self._running: set[asyncio.Task[None]] = set()
+        self._stopping = False
+        self._woken = asyncio.Event()
+
+    @property
+    def held(self) -> int:
+        """Tickets on loan, waiting or running."""
+        return len(self._held)
+
+    async def run(self, drain_s_max: float) -> None:
+        """Work until `stop`; then finish what is held within `drain_s_max`, give back the rest.
+
+        `run_batch` handles every failure it expects. Anything else is a bug: it leaves through the
+        task group and ends the process, and the tickets are delivered again.
+        """
+        async with asyncio.TaskGroup() as batches:
+            for intake in self._intakes.values():
+                await intake.start(self._arrived)
+            await self._begin_batches(batches, until=lambda: self._stopping)
+            for intake in self._intakes.values():
+                await intake.stop()
+            # While a part is away nothing can end: better give back at once than wait in vain.
+            if not self._is_paused:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(drain_s_max):
+                        await self._begin_batches(batches, until=lambda: not self._held)
+            for task in self._running:
+                task.cancel()
+        await self._give_back()
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._wake()
+
+    async def extend_leases(self) -> None:
+        for delivery in list(self._held.values()):
+            await delivery.extend_lease()
+
+    def _arrived(self, delivery: Delivery) -> None:
+        ticket = delivery.ticket
+        if ticket.id in self._held:
+            # Its lease ended while NATS was away, and it came again. The first delivery's ack
+            # removes the ticket just as well.
+            self._intakes[ticket.priority].release(1)
+            return
+        self._held[ticket.id] = delivery
+        self._batcher.add(
+            delivery,
+            Lane(ticket.model, ticket.version),
+            ticket.priority,
+            alone=delivery.attempt >= ALONE_FROM_ATTEMPT,
+        )
+        self._wake()
+
+    async def _begin_batches(
+        self, batches: asyncio.TaskGroup, *, until: Callable[[], bool]
+    ) -> None:
+        while not until():
+            self._woken.clear()
+            while self._may_begin and (batch := self._batcher.take()) is not None:
+                self._places -= 1
+                task = batches.create_task(self._run(batch))
+                self._running.add(task)
+                task.add_done_callback(self._running.discard)
+            await self._woken.wait()
+
+    @property
+    def _may_begin(self) -> bool:
+        return self._places > 0 and not self._is_paused
+
+    @property
+    def _is_paused(self) -> bool:
+        return any(outage.reason for outage in self._outages)
+
+    async def _run(self, batch: Batch[Delivery]) -> None:
+        await self._run_batch(batch, self._place_is_free)
+        settled = Counter(delivery.ticket.priority for delivery in batch.rows)
+        for delivery in batch.rows:
+            del self._held[delivery.ticket.id]
+        for priority, count in settled.items():
+            self._intakes[priority].release(count)
+        self._wake()
+
+    def _place_is_free(self) -> None:
+        self._places += 1
+        self._wake()
+
+    def _wake(self) -> None:
+        self._woken.set()
+
+    async def _give_back(self) -> None:
+        if self._held:
+            log.info("tickets.given_back", extra={"model": self._model, "tickets": self.held})
+        for delivery in self._held.values():
+            await delivery.give_back()
+        self._held.clear()
