@@ -3,7 +3,7 @@
 numpy and onnx alone: no torch, no runtime. Equal sources give equal bytes.
 """
 
-from weights.build import Built, Progress, Report, build, buildable
+from weights.builder import Built, Progress, Report, build, buildable
 from weights.errors import SourceUnavailable, WeightsError, WrongChecksum
 
 __all__ = [

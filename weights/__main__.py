@@ -5,7 +5,7 @@ People use `tritonq build`, which draws a progress bar.
 
 import sys
 
-from weights.build import Progress, build
+from weights.builder import Progress, build
 from weights.errors import WeightsError
 from weights.settings import WeightsSettings
 

@@ -178,8 +178,8 @@ def _why_pip_failed(requirement: str, messages: str) -> str:
     errors = [line for line in messages.splitlines() if "ERROR" in line or "No module" in line]
     reason = errors[-1].strip() if errors else "it was stopped"
     return (
-        f"pip cannot download {requirement}: {reason} "
-        "(a mirror that holds the file works without pip)"
+        f"pip cannot download {requirement}: {reason}. See whether pip reaches its package index, "
+        "or name a mirror that holds the file."
     )
 
 
