@@ -5,12 +5,14 @@ The only place where the settings of one service are derived from those of anoth
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from standalone.nats import Nats
 from standalone.ports import Ports
 from standalone.postgres import Postgres
 from standalone.program import Program
+from standalone.readiness import unfit_models
 from standalone.server import LOOPBACK
 from standalone.state import Running, State
 from standalone.stubs import StubRemedy
@@ -127,7 +129,11 @@ def plan(options: Options, state: State, ports: Ports, models: tuple[str, ...]) 
     services = (
         Service(postgres, stop_s_max=POSTGRES_STOP_S),
         Service(nats, stop_s_max=NATS_STOP_S),
-        Service(triton, stop_s_max=TRITON_STOP_S, remedy=StubRemedy(triton)),
+        Service(
+            triton,
+            stop_s_max=TRITON_STOP_S,
+            remedy=StubRemedy(triton, partial(unfit_models, ports.api)),
+        ),
         Service(dispatcher, needs=("postgres", "nats"), stop_s_max=DISPATCHER_STOP_S),
         Service(gateway, needs=("postgres", "nats"), stop_s_max=GATEWAY_STOP_S),
     )

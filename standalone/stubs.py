@@ -1,38 +1,101 @@
-"""Finds dead stubs of Triton, and has Triton replace them.
+"""Finds models of Triton that do not infer while the server is ready, and has them replaced.
 
-Triton neither restarts a stub that died nor reports it: the server stays ready while every request
-to that stub fails.
+Triton runs each model in processes of its own, its stubs. It neither restarts a stub that died nor
+reports it: the server stays ready, and every request to that stub fails. A stub that is frozen or
+spins looks just as healthy. The first kind is seen in the process table; the second only by an
+inference, which dispatchers try all the time while one fails.
 """
 
 import asyncio
 import logging
+import time
 from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from standalone.triton import Triton, TritonNotHealed, living_stubs, stubs_alive
 
 log = logging.getLogger(__name__)
 
 STUBS_S_MAX = 10.0  # a model is loaded again in half a second on an idle machine
+UNFIT_EVERY_S = 5.0  # how often the inferences are asked about
+# An inference may take 30 s before a dispatcher gives it up, and a loaded model be busy for long.
+UNFIT_S_MAX = 45.0
+
+
+@dataclass(slots=True)
+class _Spell:
+    """A time in which a model does not infer."""
+
+    since: float
+    measures: int = 0  # taken against it: one reload, then one restart of the server, then none
+
+
+class UnfitModels:
+    """Decides what to do about models that do not infer. Pure: the time is passed in."""
+
+    def __init__(self) -> None:
+        self._spells: dict[str, _Spell] = {}
+
+    def heard(self, unfit: Mapping[str, str], now: float) -> str | None:
+        """Take in which models are unfit; return one that something should be done about."""
+        for model in set(self._spells).difference(unfit):
+            del self._spells[model]
+        for model in unfit:
+            spell = self._spells.setdefault(model, _Spell(now))
+            if now - spell.since >= UNFIT_S_MAX and spell.measures < 2:
+                return model
+        return None
+
+    def may_reload(self, model: str, now: float) -> bool:
+        """Begin the next measure: True for a reload, False for a restart of the server.
+
+        What neither of them cures (a wrong environment, a broken file) is left to people.
+        """
+        spell = self._spells[model]
+        spell.since = now
+        spell.measures += 1
+        return spell.measures == 1
 
 
 class StubRemedy:
-    """The `Remedy` of Triton: one reload of the model instead of a restart of the server."""
+    """The `Remedy` of Triton: one reload of a model instead of a restart of the server.
 
-    def __init__(self, triton: Triton) -> None:
+    Args:
+        unfit_models: each model whose last inference failed, and why; may block for seconds.
+    """
+
+    def __init__(self, triton: Triton, unfit_models: Callable[[], Mapping[str, str]]) -> None:
         self._triton = triton
+        self._unfit_models = unfit_models
         self._pid = 0
         self._expected: Counter[str] = Counter()
+        self._asked_at = 0.0
+        self._unfit = UnfitModels()
+        self._hung: str | None = None
 
     async def ailment(self, pid: int) -> str:
         alive = await asyncio.to_thread(living_stubs, pid)
         if pid != self._pid:  # a new run of the server: what it began with is what it should have
             self._pid, self._expected = pid, alive
-        missing = self._expected - alive
-        return f"dead stubs of {', '.join(sorted(missing))}" if missing else ""
+        if missing := self._expected - alive:
+            return f"dead stubs of {', '.join(sorted(missing))}"
+        if time.monotonic() - self._asked_at < UNFIT_EVERY_S:
+            return ""
+        unfit = await asyncio.to_thread(self._unfit_models)
+        self._asked_at = time.monotonic()
+        self._hung = self._unfit.heard(unfit, self._asked_at)
+        return f"{self._hung} does not infer: {unfit[self._hung]}" if self._hung else ""
 
     async def heal(self) -> bool:
         alive = await asyncio.to_thread(living_stubs, self._pid)
-        for model in self._expected - alive:
+        ill = set(self._expected - alive)
+        if self._hung is not None:
+            hung, self._hung = self._hung, None
+            if not self._unfit.may_reload(hung, time.monotonic()):
+                return False
+            ill.add(hung)
+        for model in sorted(ill):
             try:
                 await self._triton.heal(model)
             except TritonNotHealed as error:

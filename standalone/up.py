@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import http.client
 import logging
 import os
 import signal
@@ -17,7 +16,8 @@ from standalone.nats import Nats
 from standalone.ports import choose
 from standalone.postgres import Postgres
 from standalone.program import Program
-from standalone.server import LOOPBACK, PROBE_S_MAX, CannotStart
+from standalone.readiness import missing_parts
+from standalone.server import CannotStart
 from standalone.state import Running, State, owned
 from standalone.supervisor import Event, Supervisor, first_refusal
 from standalone.triton import Triton
@@ -121,24 +121,11 @@ async def _ready(installation: Installation) -> None:
         CannotStart: not within READY_S_MAX; with what the gateway says is missing.
     """
     deadline = time.monotonic() + READY_S_MAX
-    while reason := await asyncio.to_thread(_unready_reason, installation.ports.api):
+    while missing := await asyncio.to_thread(missing_parts, installation.ports.api):
         if time.monotonic() > deadline:
-            raise CannotStart(f"not ready after {READY_S_MAX:.0f} s: {reason}")
+            reasons = "; ".join(f"{part}: {reason}" for part, reason in missing.items())
+            raise CannotStart(f"not ready after {READY_S_MAX:.0f} s: {reasons}")
         await asyncio.sleep(READY_POLL_S)
-
-
-def _unready_reason(port: int) -> str:
-    """What GET /readyz says is missing; empty when the installation is ready."""
-    connection = http.client.HTTPConnection(LOOPBACK, port, timeout=PROBE_S_MAX)
-    try:
-        connection.request("GET", "/readyz")
-        answer = connection.getresponse()
-        body = answer.read().decode(errors="replace")
-    except (OSError, http.client.HTTPException):
-        return "the gateway does not answer"
-    finally:
-        connection.close()
-    return "" if answer.status == http.client.OK else body
 
 
 def _end_leftovers(state: State) -> None:
