@@ -200,7 +200,8 @@ def answers_ok(port: int, path: str) -> bool:
     connection = http.client.HTTPConnection(LOOPBACK, port, timeout=PROBE_S_MAX)
     try:
         connection.request("GET", path)
-        return connection.getresponse().status == HTTPStatus.OK
+        with connection.getresponse() as answer:
+            return answer.status == HTTPStatus.OK
     except (OSError, http.client.HTTPException):
         return False
     finally:

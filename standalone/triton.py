@@ -129,8 +129,8 @@ class Triton:
         try:
             headers = {SECRET_HEADER: self.secret, "Content-Type": "application/json"}
             connection.request("POST", path, json.dumps(body), headers)
-            answer = connection.getresponse()
-            content = answer.read()
+            with connection.getresponse() as answer:
+                content = answer.read()
         except (OSError, http.client.HTTPException) as error:
             raise TritonNotHealed("Triton does not answer") from error
         finally:
