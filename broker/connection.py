@@ -30,6 +30,7 @@ CONNECT_TIMEOUT_S = 1
 PING_INTERVAL_S = 5
 PINGS_OUTSTANDING_MAX = 2  # a silent connection is given up after about 15 s
 FLUSH_TIMEOUT_S = 2
+CLOSED_CHECKED_EVERY_S = 1.0
 FAILURES_LOGGED_EVERY_S = 10.0  # a server that is down fails ten attempts a second
 
 
@@ -164,8 +165,14 @@ class Connection:
             for subject, heard in self._standing.items():
                 await client.subscribe(subject, cb=heard)
             await self._is_up()
-            await closed.wait()
+            while not client.is_closed:
+                # nats-py forgets its callbacks where closing itself fails: look now and then.
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(CLOSED_CHECKED_EVERY_S):
+                        await closed.wait()
             log.error("broker.closed_by_server", extra={"error": str(client.last_error)})
+            if self._connected.is_set():
+                await self._is_down()
             await asyncio.sleep(RECONNECT_WAIT_S)
 
     async def _connect(self, client: Client, closed: asyncio.Event) -> None:

@@ -21,7 +21,7 @@ from nats.aio.subscription import Subscription
 
 from broker.connection import Connection, NotTaken
 from broker.delivery import Delivery, not_acknowledged, read_reply
-from broker.requests import NO_RESPONDERS, STATUS
+from broker.requests import STATUS
 from contract.prediction import Priority, Ticket
 from contract.queue import QueueNames
 
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 EXPIRES_S = 25  # of one pull request; the server answers 408 then, and we ask again
 HEARTBEAT_S = 5  # of the server, while a request is open and nothing arrives
 SILENCE_S_MAX = 2 * HEARTBEAT_S + 2  # two heartbeats missed
-RENEW_PAUSE_S = 0.25  # after the server refused or lost a request
+PAUSE_S_MIN, PAUSE_S_MAX = 0.25, 4.0  # after the server refused a request; doubles
 
 HEARTBEAT, EXPIRED, CONFLICT = "100", "408", "409"
 COMPLETED = ("Batch Completed", "Message Size Exceeds MaxBytes")  # conflicts that end one request
@@ -55,7 +55,9 @@ class Intake:
         self._room = room
         self._held = 0  # handed over and not released
         self._pull: _Pull | None = None
-        self._renew = False  # the pull is to be replaced; set by hooks and statuses
+        self._renew = False  # the pull is to be replaced; set by the hook and by refusals
+        self._refused = False  # the server ended a request for a reason that may persist
+        self._pause_s = PAUSE_S_MIN
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._arrived: Callable[[Delivery], None] | None = None
@@ -70,7 +72,8 @@ class Intake:
         """
         assert self._task is None, "an intake starts once"
         self._arrived = arrived
-        self._connection.when_up(self._renew_soon)
+        self._connection.when_down(self._lost)
+        self._connection.when_up(self._wake.set)
         self._task = asyncio.create_task(self._run(), name=f"intake.{self._consumer}")
 
     def release(self, count: int = 1) -> None:
@@ -101,12 +104,10 @@ class Intake:
             with suppress(TimeoutError):
                 async with asyncio.timeout(HEARTBEAT_S):
                     await self._wake.wait()
-            if self._renew and self._connection.is_connected:
-                await asyncio.sleep(RENEW_PAUSE_S if self._refused else 0)
-
-    @property
-    def _refused(self) -> bool:
-        return self._pull is not None and self._pull.refused
+            if self._refused:
+                await asyncio.sleep(self._pause_s)
+                self._pause_s = min(2 * self._pause_s, PAUSE_S_MAX)
+                self._refused = False
 
     async def _ask_for_more(self) -> None:
         if self._pull is not None and (self._renew or self._pull.is_silent):
@@ -131,17 +132,24 @@ class Intake:
         pull.open_for_work = False
         await pull.close()
 
-    def _renew_soon(self) -> None:
-        self._renew = True
+    def _lost(self) -> None:
+        self._renew = True  # whether the server still knows its requests, nobody can say
+
+    def expired(self) -> None:
+        """Called by the pull: one of its requests has ended."""
+        self._pause_s = PAUSE_S_MIN
         self._wake.set()
 
-    def wake(self, *, renew: bool) -> None:
-        """Called by the pull: something about its requests has changed."""
-        self._renew = self._renew or renew
+    def refused(self, reason: str) -> None:
+        """Called by the pull: the server does not do what it was asked for."""
+        if self._pause_s == PAUSE_S_MIN:  # say it once
+            log.warning("intake.refused", extra={"consumer": self._consumer, "reason": reason})
+        self._renew = self._refused = True
         self._wake.set()
 
     async def take(self, message: Msg, *, wanted: bool) -> None:
         """Called by the pull: a ticket is here."""
+        self._pause_s = PAUSE_S_MIN
         if not wanted or self._held >= self._room:
             with suppress(NotTaken):
                 await self._connection.publish(message.reply, not_acknowledged())
@@ -177,7 +185,6 @@ class _Pull:
         self._heard_at = self._clock()
         self.asked = 0  # requested and not here yet
         self.open_for_work = True
-        self.refused = False  # the server ended a request for a reason that may persist
 
     @property
     def is_silent(self) -> bool:
@@ -190,8 +197,8 @@ class _Pull:
     async def ask(self, subject: str, count: int) -> None:
         request = {
             "batch": count,
-            "expires": EXPIRES_S * 1_000_000_000,
-            "idle_heartbeat": HEARTBEAT_S * 1_000_000_000,
+            "expires": int(EXPIRES_S * 1e9),  # whole nanoseconds, or it is a bad request
+            "idle_heartbeat": int(HEARTBEAT_S * 1e9),
         }
         if not self.asked:
             self._heard_at = self._clock()
@@ -222,10 +229,7 @@ class _Pull:
             return
         if status == EXPIRED or (status == CONFLICT and description in COMPLETED):
             self.asked = max(0, self.asked - int(headers.get("Nats-Pending-Messages", "0")))
-            self._intake.wake(renew=False)
+            self._intake.expired()
             return
-        # Consumer deleted, leader changed, server leaving, too many requests, nobody there.
-        if status != NO_RESPONDERS:
-            log.warning("intake.refused", extra={"status": f"{status} {description}"})
-        self.refused = True
-        self._intake.wake(renew=True)
+        # Consumer deleted or missing, leader changed, server leaving, too many requests.
+        self._intake.refused(f"{status} {description}".strip())

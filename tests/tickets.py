@@ -25,9 +25,9 @@ def a_ticket(
     return Ticket(fresh_id(), model, 1, {"n": 1}, {"file": file}, priority)
 
 
-async def until(fulfilled: Callable[[], Awaitable[bool]], *, deadline_s: float = DEADLINE_S) -> None:
-    """Wait for a state that only asking can show; fail after `deadline_s`."""
-    async with asyncio.timeout(deadline_s):
+async def until(fulfilled: Callable[[], Awaitable[bool]]) -> None:
+    """Wait for a state that only asking can show; fail after DEADLINE_S."""
+    async with asyncio.timeout(DEADLINE_S):
         while not await fulfilled():
             await asyncio.sleep(0.01)
 

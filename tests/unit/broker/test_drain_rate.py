@@ -54,9 +54,7 @@ def test_a_new_stream_by_the_same_name_starts_the_measurement_anew() -> None:
 
 
 @given(
-    st.lists(
-        st.tuples(st.floats(0, 30), st.integers(0, 10**6), st.integers(0, 10**6)), max_size=20
-    )
+    st.lists(st.tuples(st.floats(0, 30), st.integers(0, 10**6), st.integers(0, 10**6)), max_size=20)
 )
 def test_the_wait_is_always_between_one_second_and_a_minute(
     steps: list[tuple[float, int, int]],

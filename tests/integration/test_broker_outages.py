@@ -1,0 +1,398 @@
+"""NATS dies, hangs, comes back, or was never there: nothing accepted is lost, all resumes."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from nats.aio.client import Client
+from nats.js.api import ConsumerConfig
+
+from broker import Broker, QueueLimits
+from broker import intake as intake_module
+from broker.wire import publish_with_headers
+from contract.announcements import Announced
+from contract.errors import AcceptanceUnknown, QueueUnavailable
+from contract.ids import PredictionId
+from contract.limits import NATS_PAYLOAD_BYTES_MAX
+from contract.prediction import Outcome, Priority, Status, Ticket
+from contract.queue import QueueNames
+from standalone.nats import Nats
+from standalone.server import Process, start
+from tests.services import free_ports
+from tests.tickets import Arrivals, a_ticket, fresh_id, until
+
+MODEL = "identity"
+LIMITS = QueueLimits(bytes_max=1 << 28)
+NAMES = QueueNames("outages")
+
+
+class Restartable:
+    """A nats-server of the test's own, to kill, freeze and start again."""
+
+    def __init__(self, folder: Path) -> None:
+        port, monitor_port = free_ports(2)
+        self.server = Nats(folder, port, monitor_port, "token", "2m", 1 << 40)
+        self._process: Process | None = None
+
+    async def start(self) -> None:
+        self._process = await start(self.server)
+
+    async def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+        await self.stop()
+
+    async def stop(self) -> None:
+        if self._process is not None:
+            await self._process.stop()
+            self._process = None
+
+    def signal(self, which: signal.Signals) -> None:
+        assert self._process is not None
+        os.kill(self._process.pid, which)
+
+    async def connect(self, *, token: str = "token") -> Broker:
+        return await Broker.connect(self.server.url, names=NAMES, token=token, client_name="test")
+
+
+@pytest.fixture
+async def nats(tmp_path: Path) -> AsyncIterator[Restartable]:
+    nats = Restartable(tmp_path)
+    await nats.start()
+    yield nats
+    await nats.stop()
+
+
+@pytest.fixture
+async def broker(nats: Restartable) -> AsyncIterator[Broker]:
+    broker = await nats.connect()
+    await broker.declare([MODEL], LIMITS)
+    yield broker
+    await broker.close()
+
+
+async def published(broker: Broker, count: int) -> list[Ticket]:
+    tickets = [a_ticket() for _ in range(count)]
+    for ticket in tickets:
+        await broker.publish(ticket)
+    return tickets
+
+
+async def down(broker: Broker) -> None:
+    async def is_down() -> bool:
+        return not broker.is_connected
+
+    await until(is_down)
+
+
+async def up(broker: Broker) -> None:
+    async def is_up() -> bool:
+        return broker.is_connected
+
+    await until(is_up)
+
+
+async def short_leases(nats: Restartable, lease_s: float) -> None:
+    """Shorten the lease, which is 30 s, to what a test can wait for."""
+    client = Client()
+    await client.connect(nats.server.url, token="token")
+    consumer = NAMES.consumer(Priority.NORMAL, MODEL)
+    info = await client.jetstream().consumer_info(NAMES.stream, consumer)
+    config: ConsumerConfig = info.config
+    config.ack_wait = lease_s
+    await client.jetstream().add_consumer(NAMES.stream, config)
+    await client.close()
+
+
+def intake(broker: Broker, room: int) -> Arrivals:
+    return Arrivals(broker.intake(Priority.NORMAL, MODEL, room=room))
+
+
+async def test_accepted_tickets_survive_a_kill_of_the_server(
+    nats: Restartable, broker: Broker
+) -> None:
+    tickets = await published(broker, 50)
+    await nats.kill()
+    await nats.start()
+    await up(broker)
+    for ticket in tickets:
+        found = await broker.find(ticket.id)
+        assert found is not None
+        assert found.ticket == ticket
+
+
+async def test_what_is_refused_while_the_server_is_down_is_not_stored_later(
+    nats: Restartable, broker: Broker
+) -> None:
+    await nats.kill()
+    await down(broker)
+    ticket = a_ticket()
+    with pytest.raises(QueueUnavailable) as refused:
+        await broker.publish(ticket)
+    assert not isinstance(refused.value, AcceptanceUnknown)
+    await nats.start()
+    await up(broker)
+    await broker.flush()
+    assert await broker.find(ticket.id) is None
+    assert (await broker.depth()).tickets == 0
+
+
+async def test_reads_fail_at_once_while_the_server_is_down(
+    nats: Restartable, broker: Broker
+) -> None:
+    await nats.kill()
+    await down(broker)
+    for question in (
+        broker.find(fresh_id()),
+        broker.waiting(before_sequence=None, tickets_max=1),
+        broker.ping(),
+        broker.declare([MODEL], LIMITS),
+    ):
+        with pytest.raises(QueueUnavailable):
+            await question
+
+
+async def test_publishes_in_flight_when_the_server_dies_succeed_once_it_is_back(
+    nats: Restartable, broker: Broker
+) -> None:
+    tickets = [a_ticket() for _ in range(200)]
+    nats.signal(signal.SIGSTOP)  # so that they are in flight for certain
+    publishing = asyncio.gather(*(broker.publish(ticket) for ticket in tickets))
+    await asyncio.sleep(0)
+    await nats.kill()
+    await nats.start()
+    await publishing
+    assert (await broker.depth()).tickets == 200
+    for ticket in tickets:
+        assert await broker.find(ticket.id) is not None
+
+
+async def test_a_publish_the_server_never_confirms_is_unknown(
+    nats: Restartable, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.publisher.PUBLISH_S_MAX", 0.5)
+    nats.signal(signal.SIGSTOP)
+    publishing = asyncio.create_task(broker.publish(a_ticket()))
+    await asyncio.sleep(0.05)
+    await nats.kill()
+    with pytest.raises(AcceptanceUnknown):
+        await publishing
+
+
+async def test_a_publish_repeated_by_ourselves_is_stored_once(
+    nats: Restartable, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.publisher.ANSWER_TIMEOUT_S", 0.2)
+    nats.signal(signal.SIGSTOP)
+    publishing = asyncio.create_task(broker.publish(a_ticket()))
+    await asyncio.sleep(0.7)  # the answer is overdue: several tries are on their way by now
+    nats.signal(signal.SIGCONT)
+    await publishing
+    assert (await broker.depth()).tickets == 1
+
+
+async def test_an_intake_resumes_after_a_restart_by_itself(
+    nats: Restartable, broker: Broker
+) -> None:
+    arrivals = await intake(broker, 4).start()
+    await published(broker, 2)
+    await arrivals.finish(2)
+    await broker.flush()
+    for _ in range(2):
+        await nats.kill()
+        await nats.start()
+        await up(broker)
+        missing = {ticket.id for ticket in await published(broker, 6)}
+        while missing:
+            # The last acks before a kill may be forgotten, and the attempts with them: an old
+            # ticket may come again, as if for the first time.
+            (delivery,) = await arrivals.finish(1)
+            missing.discard(delivery.ticket.id)
+    await arrivals.intake.stop()
+
+
+async def test_an_ack_that_meets_a_dead_server_is_lost_in_silence_and_the_ticket_returns(
+    nats: Restartable, broker: Broker
+) -> None:
+    await short_leases(nats, 1.0)
+    (ticket,) = await published(broker, 1)
+    arrivals = await intake(broker, 1).start()
+    first = await arrivals.next()
+    await nats.kill()
+    await down(broker)
+    await first.ack()
+    arrivals.intake.release()
+    await nats.start()
+    # A server that is killed may forget the last deliveries, so the attempt may be the first again.
+    assert (await arrivals.next()).ticket == ticket
+    await arrivals.intake.stop()
+
+
+async def test_a_lease_that_ends_brings_the_ticket_to_another_and_extending_keeps_it(
+    nats: Restartable, broker: Broker
+) -> None:
+    await short_leases(nats, 0.5)
+    extended, left = await published(broker, 2)
+    arrivals = await intake(broker, 2).start()
+    kept, _ = await arrivals.take(2)
+    assert kept.ticket == extended
+    other = await nats.connect()
+    others = await intake(other, 4).start()
+
+    async def extend() -> None:
+        while True:
+            await kept.extend_lease()
+            await asyncio.sleep(0.1)
+
+    extending = asyncio.create_task(extend())
+    returned = await others.next()
+    assert (returned.ticket, returned.attempt) == (left, 2)
+    await returned.ack()
+    with pytest.raises(TimeoutError):
+        await others.next(deadline_s=1.0)  # twice the lease
+    extending.cancel()
+    for each in (arrivals, others):
+        await each.intake.stop()
+    await other.close()
+
+
+async def test_an_intake_notices_a_silent_server_and_neither_loses_nor_exceeds(
+    nats: Restartable, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake_module, "HEARTBEAT_S", 0.2)
+    monkeypatch.setattr(intake_module, "SILENCE_S_MAX", 0.5)
+    arrivals = await intake(broker, 4).start()
+    await published(broker, 1)
+    await arrivals.finish(1)
+    pull = arrivals.intake._pull
+    nats.signal(signal.SIGSTOP)
+
+    async def renewed() -> bool:
+        return arrivals.intake._pull is not pull
+
+    await until(renewed)
+    nats.signal(signal.SIGCONT)
+    tickets = await published(broker, 20)
+    got: set[PredictionId] = set()
+    while len(got) < 20:
+        delivery = await arrivals.next()
+        got.add(delivery.ticket.id)
+        assert arrivals.intake._held <= 4
+        await delivery.ack()
+        arrivals.intake.release()
+    assert got == {ticket.id for ticket in tickets}
+    await arrivals.intake.stop()
+
+
+async def test_an_intake_waits_for_a_consumer_that_is_declared_later(
+    nats: Restartable, broker: Broker
+) -> None:
+    arrivals = await Arrivals(broker.intake(Priority.NORMAL, "later", room=2)).start()
+    ticket = a_ticket(model="later")
+    await broker.publish(ticket)
+    await broker.declare(["later"], LIMITS)
+    assert (await arrivals.next()).ticket == ticket
+    await arrivals.intake.stop()
+
+
+async def test_an_intake_survives_the_deletion_of_its_consumer(
+    nats: Restartable, broker: Broker
+) -> None:
+    arrivals = await intake(broker, 2).start()
+    await published(broker, 1)
+    await arrivals.finish(1)
+    client = Client()
+    await client.connect(nats.server.url, token="token")
+    await client.jetstream().delete_consumer(NAMES.stream, NAMES.consumer(Priority.NORMAL, MODEL))
+    await client.close()
+    await broker.declare([MODEL], LIMITS)
+    (ticket,) = await published(broker, 1)
+    assert (await arrivals.next()).ticket == ticket
+    await arrivals.intake.stop()
+
+
+async def test_a_process_may_start_before_the_server(tmp_path: Path) -> None:
+    nats = Restartable(tmp_path)
+    broker = await nats.connect()
+    assert not broker.is_connected
+    heard: asyncio.Queue[list[Announced]] = asyncio.Queue()
+    await broker.subscribe_outcomes(heard.put_nowait)
+    arrivals = await intake(broker, 2).start()
+    with pytest.raises(QueueUnavailable):
+        await broker.publish(a_ticket())
+    await nats.start()
+    await up(broker)
+    await broker.declare([MODEL], LIMITS)
+    (ticket,) = await published(broker, 1)
+    assert (await arrivals.next()).ticket == ticket
+    outcome = Outcome(ticket.id, Status.CANCELED, 1, 2, 1)
+    await broker.announce([outcome])
+    async with asyncio.timeout(10):
+        assert await heard.get() == [Announced(outcome.id, outcome)]
+    await arrivals.intake.stop()
+    await broker.close()
+    await nats.stop()
+
+
+async def test_a_process_that_never_met_a_server_closes_cleanly(tmp_path: Path) -> None:
+    broker = await Restartable(tmp_path).connect()
+    arrivals = await intake(broker, 2).start()
+    await arrivals.intake.stop()
+    await broker.close()
+    assert not broker.is_connected
+
+
+async def test_a_wrong_token_is_unavailable_and_logged_without_the_token(
+    nats: Restartable, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = await nats.connect(token="wrong-secret")
+    assert not broker.is_connected
+    with pytest.raises(QueueUnavailable):
+        await broker.ping()
+    await broker.close()
+    logged = [f"{record.message} {vars(record)}" for record in caplog.records]
+    assert any("Authorization Violation" in line for line in logged)
+    assert not any("wrong-secret" in line for line in logged)
+
+
+async def test_announcements_are_heard_again_after_a_restart_and_the_hook_tells(
+    nats: Restartable, broker: Broker
+) -> None:
+    heard: asyncio.Queue[list[Announced]] = asyncio.Queue()
+    await broker.subscribe_outcomes(heard.put_nowait)
+    reconnected = asyncio.Event()
+    broker.when_connected(reconnected.set)
+    await nats.kill()
+    await nats.start()
+    async with asyncio.timeout(10):
+        await reconnected.wait()
+    outcome = Outcome(fresh_id(), Status.CANCELED, 1, 2, 1)
+    await broker.announce([outcome])
+    async with asyncio.timeout(10):
+        assert await heard.get() == [Announced(outcome.id, outcome)]
+
+
+async def test_a_connection_nats_py_gives_up_for_good_is_replaced(
+    nats: Restartable, broker: Broker
+) -> None:
+    heard: asyncio.Queue[list[Announced]] = asyncio.Queue()
+    await broker.subscribe_outcomes(heard.put_nowait)
+    arrivals = await intake(broker, 2).start()
+    client = broker._connection.client
+    # More than the server takes: it answers with an error and hangs up.
+    too_much = b"x" * (NATS_PAYLOAD_BYTES_MAX + 1)
+    await publish_with_headers(client, "anything", too_much, reply="nobody", headers={})
+
+    async def replaced() -> bool:
+        return broker.is_connected and broker._connection.client is not client
+
+    await until(replaced)
+    (ticket,) = await published(broker, 1)
+    assert (await arrivals.next()).ticket == ticket
+    outcome = Outcome(ticket.id, Status.CANCELED, 1, 2, 1)
+    await broker.announce([outcome])
+    async with asyncio.timeout(10):
+        assert await heard.get() == [Announced(outcome.id, outcome)]
+    await arrivals.intake.stop()
