@@ -1,0 +1,63 @@
+"""`tritonq up` at the terminal: what happens, in one line each, and where things listen."""
+
+import asyncio
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from standalone.installation import Options
+from standalone.server import CannotStart
+from standalone.state import Running
+from standalone.supervisor import WORSE, Event
+from standalone.up import Work, until_stopped, up
+
+FAILED = 1
+
+
+def run_up(options: Options, notes: Console, at_work: Work | None = None) -> int:
+    """Run everything until Ctrl-C, or until `at_work` returns; return the exit code."""
+
+    async def stay(running: Running) -> int:
+        notes.print(listening(running))
+        notes.print("Ready. Ctrl-C stops everything; what was accepted is kept.")
+        return await until_stopped(running)
+
+    try:
+        work = at_work or stay
+        return asyncio.run(up(options, tell=lambda event: show_event(event, notes), at_work=work))
+    except CannotStart as refusal:
+        notes.print(Text(f"Cannot start: {refusal}", style="red"))
+        return FAILED
+
+
+def show_event(event: Event, notes: Console) -> None:
+    style = "yellow" if event.kind in WORSE else "dim"
+    notes.print(Text(f"  {event}", style=style))
+
+
+def listening(running: Running) -> Table:
+    """Where everything listens, and one request to try."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    rows = (
+        ("API", f"{running.api_url}/v1"),
+        ("docs", running.docs_url),
+        ("metrics", f"{running.metrics_url} (gateway), {running.dispatcher_metrics_url}"),
+        ("Triton HTTP", running.triton_http_url),
+        ("Triton gRPC", running.triton_grpc_address),
+        ("Triton metrics", running.triton_metrics_url),
+        ("models", ", ".join(running.models)),
+    )
+    for name, where in rows:
+        table.add_row(name, where)
+    return table
+
+
+def request_to_try(running: Running, image: Path) -> str:
+    """One curl that classifies `image`."""
+    model = running.models[0]
+    return (
+        f"curl -s -H 'Content-Type: image/jpeg' -H 'Prefer: wait' --data-binary @{image} "
+        f"{running.api_url}/v1/models/triton/{model}/predictions"
+    )
