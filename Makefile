@@ -18,7 +18,7 @@ weights:  ## build the models' weights again
 
 demo:  ## start everything, classify the photographs of samples/, stay up (ONCE=1: then stop)
 	@standalone/setup.sh app triton weights
-	@exec $(BIN)/tritonq demo $(if $(ONCE),--once)
+	@exec $(BIN)/python -m tritonq.command.demo $(if $(ONCE),--once)
 
 up:  ## start everything and stay up until Ctrl-C
 	@standalone/setup.sh app triton weights

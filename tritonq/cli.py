@@ -55,6 +55,12 @@ Url = Annotated[
     str | None, typer.Option("--url", help="Base URL of the service (default: TRITONQ_URL).")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")]
+StateFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--state", help="Folder that keeps everything (default: the checkout's .tritonq)."
+    ),
+]
 TimeoutS = Annotated[
     float | None,
     typer.Option("--timeout", min=0, metavar="SECONDS", help="Longest wait; then exit 5."),
@@ -169,6 +175,58 @@ def models(as_json: AsJson = False, url: Url = None) -> None:
                 write_line(json.dumps(msgspec.to_builtins(model), ensure_ascii=False))
         else:
             Console().print(models_table(found))
+
+
+@app.command(
+    epilog="Examples:\n\n  tritonq up\n\n  tritonq up --port 9000 --model efficientnet_lite0\n\n"
+    "Exit codes: 0 stopped by Ctrl-C or SIGTERM, 1 cannot start (the message says why).",
+)
+def up(
+    state: StateFolder = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port of the API (8080, or the next free).")
+    ] = None,
+    triton_http_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="For internal callers (8000).")
+    ] = None,
+    triton_grpc_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="For internal callers (8001).")
+    ] = None,
+    models: Annotated[
+        list[str] | None,
+        typer.Option("--model", help="A model to serve; the first of a task is its default."),
+    ] = None,
+    repository: Annotated[
+        Path | None, typer.Option(help="Model repository (default: the checkout's).")
+    ] = None,
+) -> None:
+    """Start everything on this machine, without Docker, and keep it running until Ctrl-C.
+
+    Everything listens on loopback only, the API without a token. Accepted work and outcomes are
+    in the state folder, and are there again after a restart.
+    """
+    from standalone.installation import Options as UpOptions
+    from tritonq.command.up import run_up
+
+    wanted = {"api": port, "triton_http": triton_http_port, "triton_grpc": triton_grpc_port}
+    usual = UpOptions()
+    options = UpOptions(
+        state=state or usual.state,
+        repository=repository or usual.repository,
+        models=tuple(models or ()),
+        ports={name: number for name, number in wanted.items() if number is not None},
+    )
+    raise typer.Exit(run_up(options, notes_console()))
+
+
+@app.command()
+def doctor(state: StateFolder = None) -> None:
+    """Examine whether `tritonq up` can work here; every finding comes with its remedy."""
+    from standalone.installation import Options as UpOptions
+    from tritonq.command import doctor as examination
+
+    usual = UpOptions()
+    raise typer.Exit(examination.doctor(UpOptions(state=state or usual.state), Console()))
 
 
 def _fields(texts: list[str]) -> dict[str, str]:

@@ -1,5 +1,10 @@
-"""`make demo`: everything from a standing start, shown on real photographs."""
+"""`make demo`: everything from a standing start, shown on real photographs.
 
+Not a word of the `tritonq` command: the photographs are in the checkout, not in the package.
+"""
+
+import argparse
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +15,7 @@ from standalone.installation import ROOT, Options
 from standalone.state import Running
 from standalone.up import until_stopped
 from tritonq.client import AsyncClient
+from tritonq.command.show import notes_console
 from tritonq.command.up import listening, request_to_try, run_up
 from tritonq.errors import TritonqError
 from tritonq.results import Item
@@ -36,10 +42,11 @@ def demo(notes: Console, *, once: bool, options: Options | None = None) -> int:
     async def work(running: Running) -> int:
         failed = await show(running, Console())
         notes.print()
-        notes.print(listening(running))
+        notes.print(listening(running), highlight=False)
         if once:
             return int(failed > 0)
-        notes.print(f"\nTry: {request_to_try(running, photographs()[0])}")
+        command = request_to_try(running, photographs()[0].relative_to(ROOT))
+        notes.print(f"\nTry it:  {command}", highlight=False)
         notes.print("\nUp until Ctrl-C; what was accepted is kept.")
         return await until_stopped(running)
 
@@ -88,3 +95,13 @@ def table(rows: list[Shown], model: str) -> Table:
 
 def _reason(error: TritonqError) -> str:
     return str(error).splitlines()[0]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
+    parser.add_argument("--once", action="store_true", help="stop after the table")
+    return demo(notes_console(), once=parser.parse_args().once)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

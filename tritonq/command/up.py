@@ -4,7 +4,6 @@ import asyncio
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from standalone.installation import Options
@@ -20,7 +19,7 @@ def run_up(options: Options, notes: Console, at_work: Work | None = None) -> int
     """Run everything until Ctrl-C, or until `at_work` returns; return the exit code."""
 
     async def stay(running: Running) -> int:
-        notes.print(listening(running))
+        notes.print(listening(running), highlight=False)
         notes.print("Ready. Ctrl-C stops everything; what was accepted is kept.")
         return await until_stopped(running)
 
@@ -37,21 +36,19 @@ def show_event(event: Event, notes: Console) -> None:
     notes.print(Text(f"  {event}", style=style))
 
 
-def listening(running: Running) -> Table:
-    """Where everything listens, and one request to try."""
-    table = Table(box=None, show_header=False, pad_edge=False)
+def listening(running: Running) -> str:
+    """Where everything listens."""
     rows = (
         ("API", f"{running.api_url}/v1"),
         ("docs", running.docs_url),
-        ("metrics", f"{running.metrics_url} (gateway), {running.dispatcher_metrics_url}"),
+        ("metrics", f"{running.metrics_url}  (gateway)"),
+        ("", f"{running.dispatcher_metrics_url}  (dispatcher)"),
+        ("", f"{running.triton_metrics_url}  (Triton)"),
         ("Triton HTTP", running.triton_http_url),
         ("Triton gRPC", running.triton_grpc_address),
-        ("Triton metrics", running.triton_metrics_url),
         ("models", ", ".join(running.models)),
     )
-    for name, where in rows:
-        table.add_row(name, where)
-    return table
+    return "\n".join(f"{name:<13}{where}" for name, where in rows)
 
 
 def request_to_try(running: Running, image: Path) -> str:
