@@ -77,6 +77,7 @@ class Connection:
     async def open(self, *, wait_s: float) -> None:
         """Begin to connect. Return once connected, or after `wait_s` while it goes on trying."""
         self._keeper = asyncio.create_task(self._keep_open(), name="broker.connection")
+        self._keeper.add_done_callback(report_bug)
         await self.wait_connected(wait_s)
 
     async def wait_connected(self, wait_s: float) -> bool:
@@ -145,6 +146,11 @@ class Connection:
         if self._client is not None and not self._client.is_closed:
             await self._client.subscribe(subject, cb=heard)
 
+    def forget(self, hook: Hook) -> None:
+        """Call `hook` no more."""
+        self._hooks_down = [each for each in self._hooks_down if each != hook]
+        self._hooks_up = [each for each in self._hooks_up if each != hook]
+
     def when_down(self, hook: Hook) -> None:
         """Call `hook` whenever the connection is lost."""
         self._hooks_down.append(hook)
@@ -158,13 +164,15 @@ class Connection:
             client, closed = Client(), asyncio.Event()
             try:
                 await self._connect(client, closed)
+                self._client = client
+                for subject, heard in self._standing.items():
+                    await client.subscribe(subject, cb=heard)
+                await self._is_up()
+            except nats.errors.Error as error:  # closed again already
+                await self._failed(error)
             except asyncio.CancelledError:
                 await client.close()  # it may hold a socket
                 raise
-            self._client = client
-            for subject, heard in self._standing.items():
-                await client.subscribe(subject, cb=heard)
-            await self._is_up()
             while not client.is_closed:
                 # nats-py forgets its callbacks where closing itself fails: look now and then.
                 with suppress(TimeoutError):
@@ -218,12 +226,22 @@ class Connection:
 
     async def _failed(self, error: Exception) -> None:
         if not isinstance(error, nats.errors.Error | OSError | TimeoutError):
-            # Raised by one of our own callbacks: a bug. nats-py would swallow it.
-            asyncio.get_running_loop().call_exception_handler(
-                {"message": "a NATS callback failed", "exception": error}
-            )
+            _report(error)  # raised by one of our own callbacks; nats-py would swallow it
             return
         now = asyncio.get_running_loop().time()
         if now - self._failure_logged_at >= FAILURES_LOGGED_EVERY_S:
             self._failure_logged_at = now
             log.warning("broker.failed", extra={"error": f"{type(error).__name__}: {error}"})
+
+
+def report_bug(task: asyncio.Task[None]) -> None:
+    """Pass on what ended a background task: nobody awaits those. For `add_done_callback`."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _report(error)
+
+
+def _report(bug: BaseException) -> None:
+    """Hand a bug to the loop's exception handler, where a process decides to end."""
+    asyncio.get_running_loop().call_exception_handler(
+        {"message": "a bug in the broker's background work", "exception": bug}
+    )

@@ -19,7 +19,7 @@ import nats.errors
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from broker.connection import Connection, NotTaken
+from broker.connection import Connection, NotTaken, report_bug
 from broker.delivery import Delivery, not_acknowledged, read_reply
 from broker.requests import STATUS
 from contract.prediction import Priority, Ticket
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 EXPIRES_S = 25  # of one pull request; the server answers 408 then, and we ask again
 HEARTBEAT_S = 5  # of the server, while a request is open and nothing arrives
 SILENCE_S_MAX = 2 * HEARTBEAT_S + 2  # two heartbeats missed
+CLOSE_S_MAX = 2.0  # for a round trip to the server
 PAUSE_S_MIN, PAUSE_S_MAX = 0.25, 4.0  # after the server refused a request; doubles
 
 HEARTBEAT, EXPIRED, CONFLICT = "100", "408", "409"
@@ -75,6 +76,7 @@ class Intake:
         self._connection.when_down(self._lost)
         self._connection.when_up(self._wake.set)
         self._task = asyncio.create_task(self._run(), name=f"intake.{self._consumer}")
+        self._task.add_done_callback(report_bug)
 
     def release(self, count: int = 1) -> None:
         """Make room: `count` deliveries were acked or given back."""
@@ -84,6 +86,8 @@ class Intake:
 
     async def stop(self) -> None:
         """Pull no more. What has not been handed over yet is given back."""
+        self._connection.forget(self._lost)
+        self._connection.forget(self._wake.set)
         if self._task is not None and not self._task.done():
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -202,8 +206,8 @@ class _Pull:
         }
         if not self.asked:
             self._heard_at = self._clock()
-        await self._connection.publish(subject, json.dumps(request).encode(), reply=self._inbox)
         self.asked += count
+        await self._connection.publish(subject, json.dumps(request).encode(), reply=self._inbox)
 
     async def close(self) -> None:
         """Stop listening once everything the server has sent is dealt with."""
@@ -211,7 +215,8 @@ class _Pull:
             return
         with suppress(nats.errors.Error, TimeoutError, OSError):
             if self._connection.is_connected:
-                await self._subscription.drain()  # type: ignore[no-untyped-call]
+                async with asyncio.timeout(CLOSE_S_MAX):
+                    await self._subscription.drain()  # type: ignore[no-untyped-call]
             else:
                 await self._subscription.unsubscribe()
 

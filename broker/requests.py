@@ -63,7 +63,7 @@ class Requests:
             if future.done() and not future.cancelled():
                 future.exception()  # mark it as seen, where the publish itself has failed
         if not answer.data and (answer.headers or {}).get(STATUS) == NO_RESPONDERS:
-            raise NotTaken(f"nothing in NATS answers on {subject}")
+            raise NotTaken("JetStream is not ready")
         return answer
 
     async def _arrived(self, answer: Msg) -> None:

@@ -286,6 +286,22 @@ async def test_an_intake_notices_a_silent_server_and_neither_loses_nor_exceeds(
     await arrivals.intake.stop()
 
 
+async def test_an_intake_uses_all_its_room_however_many_requests_have_expired(
+    nats: Restartable, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake_module, "EXPIRES_S", 0.3)
+    monkeypatch.setattr(intake_module, "HEARTBEAT_S", 0.1)
+    monkeypatch.setattr(intake_module, "SILENCE_S_MAX", 60)  # it must not be what helps
+    arrivals = await intake(broker, 8).start()
+    for _ in range(4):
+        await published(broker, 1)  # leaves the request partly filled
+        await arrivals.finish(1)
+        await asyncio.sleep(0.5)  # longer than a request lives
+    await published(broker, 8)
+    assert len(await arrivals.take(8)) == 8
+    await arrivals.intake.stop()
+
+
 async def test_an_intake_waits_for_a_consumer_that_is_declared_later(
     nats: Restartable, broker: Broker
 ) -> None:
