@@ -6,6 +6,7 @@ is to blame.
 """
 
 import logging
+from collections.abc import Iterator
 from http import HTTPStatus
 from inspect import cleandoc
 from typing import Final
@@ -47,10 +48,10 @@ class MethodNotAllowed(errors.CallerError):
     code = "method_not_allowed"
 
 
-class TooManyConnections(errors.Overloaded):
-    """More connections are open than allowed."""
+class InternalError(errors.ServiceError):
+    """A fault of the service itself."""
 
-    code = "overloaded"
+    code = "internal_error"
 
 
 STATUS: Final[dict[type[errors.ServiceError], HTTPStatus]] = {
@@ -69,11 +70,17 @@ STATUS: Final[dict[type[errors.ServiceError], HTTPStatus]] = {
     HeadersTooLarge: HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
     NotFound: HTTPStatus.NOT_FOUND,
     MethodNotAllowed: HTTPStatus.METHOD_NOT_ALLOWED,
+    InternalError: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
 
 # Generated clients send a POST again after 409 and 5xx. Where that is useless, or would make a
 # second prediction of one that may have been accepted, this header stops them.
-_FINAL = (errors.AlreadyAccepted, errors.AcceptanceUnknown, errors.InferenceError)
+_FINAL = (
+    errors.AlreadyAccepted,
+    errors.AcceptanceUnknown,
+    errors.InferenceError,
+    InternalError,
+)
 
 
 class FieldError(msgspec.Struct, frozen=True):
@@ -112,16 +119,26 @@ def problem(error: errors.ServiceError) -> Response:
         headers["www-authenticate"] = "Bearer"
     if isinstance(error, RequestTimeout | HeadersTooLarge):
         headers["connection"] = "close"  # what follows on it would be the rest of this request
-    return _response(error.code, status, str(error), fields, headers)
+    body = Problem(
+        f"/problems/{error.code}", status.phrase, status.value, str(error), error.code, fields
+    )
+    return Response(
+        msgspec.json.encode(body), status_code=status, headers=headers, media_type=MEDIA_TYPE
+    )
 
 
 def explain(code: str) -> Response:
-    """What a problem's `type` refers to: its explanation, for people."""
-    for kind in STATUS:
-        for error in (kind, *kind.__subclasses__()):
-            if error.code == code:
-                return PlainTextResponse(f"{code}\n\n{cleandoc(error.__doc__ or '')}\n")
+    """What a problem's `type` refers to: its explanation, for people. Raises NotFound."""
+    for kind in _all_kinds(errors.ServiceError):
+        if kind.code == code:
+            return PlainTextResponse(f"{code}\n\n{cleandoc(kind.__doc__ or '')}\n")
     raise NotFound(f"there is no problem called {code[:80]!a}")
+
+
+def _all_kinds(kind: type[errors.ServiceError]) -> Iterator[type[errors.ServiceError]]:
+    for child in kind.__subclasses__():
+        yield child
+        yield from _all_kinds(child)
 
 
 async def answer_expected(_: Request, error: Exception) -> Response:
@@ -142,8 +159,7 @@ async def answer_http(request: Request, error: Exception) -> Response:
         response = problem(MethodNotAllowed(f"this path takes {allowed}, not {request.method}"))
         response.headers["allow"] = allowed
         return response
-    status = HTTPStatus(error.status_code)
-    return _response("bad_request", status, str(error.detail), [], {})
+    return problem(errors.CallerError(str(error.detail)))
 
 
 async def answer_disconnect(_: Request, __: Exception) -> Response:
@@ -153,15 +169,4 @@ async def answer_disconnect(_: Request, __: Exception) -> Response:
 
 async def answer_bug(_: Request, __: Exception) -> Response:
     """A bug. Its traceback is in the log, and nothing of it in the answer."""
-    status = HTTPStatus.INTERNAL_SERVER_ERROR
-    detail = "this is a fault of the service; it has been logged"
-    return _response("internal_error", status, detail, [], {"x-should-retry": "false"})
-
-
-def _response(
-    code: str, status: HTTPStatus, detail: str, fields: list[FieldError], headers: dict[str, str]
-) -> Response:
-    body = Problem(f"/problems/{code}", status.phrase, status.value, detail, code, fields)
-    return Response(
-        msgspec.json.encode(body), status_code=status, headers=headers, media_type=MEDIA_TYPE
-    )
+    return problem(InternalError("this is a fault of the service; it has been logged"))

@@ -40,7 +40,7 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class _Given:
+class Given:
     """What a task reads."""
 
     input: dict[str, JSON]
@@ -90,7 +90,7 @@ class Submitter:
             InvalidInput: or a child of it, naming field and rule.
         """
         task = self._tasks[model.task]
-        given = _given(asked, task, model)
+        given = given_to(task, model, asked)
         if asked.body_bytes > CHECKED_IN_THREAD_BYTES:
             await asyncio.to_thread(task.check, model, given)
         else:
@@ -131,10 +131,10 @@ class Submitter:
         return ticket if room >= 0 else msgspec.structs.replace(ticket, files=files)
 
 
-def _given(asked: Asked, task: Task, model: Model) -> _Given:
+def given_to(task: Task, model: Model, asked: Asked) -> Given:
     """Give a lone file its field, and text the type that the model's schema says."""
     if not asked.is_text:
-        return _Given(asked.input, asked.files)
+        return Given(asked.input, asked.files)
     schema = task.input_schema(model).get("properties", {})
     files = asked.files
     if len(files) == 1 and (name := next(iter(files))) not in schema:
@@ -156,7 +156,7 @@ def _given(asked: Asked, task: Task, model: Model) -> _Given:
     typed = {
         name: _typed(text, schema.get(name, {}).get("type")) for name, text in asked.input.items()
     }
-    return _Given(typed, files)
+    return Given(typed, files)
 
 
 def _typed(text: JSON, kind: JSON) -> JSON:
