@@ -219,6 +219,21 @@ def up(
     raise typer.Exit(run_up(options, notes_console()))
 
 
+@app.command(epilog="Example: tritonq build efficientnet_lite0")
+def build(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="MODEL…", help="Which ones (default: all).")
+    ] = None,
+    repository: Annotated[
+        Path | None, typer.Option(help="Model repository (default: model_repository).")
+    ] = None,
+) -> None:
+    """Build the weights of models from pinned, checksummed sources; nothing to do: no time."""
+    from tritonq.command.build import run_build
+
+    raise typer.Exit(run_build(names or [], repository, notes_console()))
+
+
 @app.command()
 def doctor(state: StateFolder = None) -> None:
     """Examine whether `tritonq up` can work here; every finding comes with its remedy."""
