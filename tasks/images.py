@@ -5,6 +5,7 @@ crops and scales in one step, in the way that was measured to be the fastest wit
 """
 
 import io
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -41,6 +42,9 @@ FORMATS = tuple(str(decoder.format) for decoder in _DECODERS)
 
 # Pillow only warns between its limit and twice that. Ours is checked right after the header.
 Image.MAX_IMAGE_PIXELS = None
+# It also warns of damaged metadata, in words that contain the damage: each would be a new line in
+# the log, and kept in memory for ever.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 # The part of the shorter side that is kept, as these classifiers were evaluated: 224 of 256.
 CROP = 0.875
