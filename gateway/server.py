@@ -32,7 +32,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._head_bytes = 0  # of the request whose headers are not complete yet
-        self._head_done = False
+        self._in_head = True  # a request's headers are awaited: not so while one is worked on
+        self._in_body = False
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -45,28 +46,32 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self._head_done or self.transport.is_closing():
+        if not self._in_head or self.transport.is_closing():
             return
         self._head_bytes += len(data)
         if self._head_bytes > HEAD_BYTES_MAX:
             self._refuse(HeadersTooLarge(f"the headers exceed {HEAD_BYTES_MAX} bytes"))
-        elif self._timer is None:
-            self._arm(HEAD_WAIT_S, self._head_too_slow)
+
+    def on_message_begin(self) -> None:
+        self._in_head = True
+        self._head_bytes = 0
+        self._arm(HEAD_WAIT_S, self._head_too_slow)
+        super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        self._head_done = True
-        self._head_bytes = 0
+        self._in_head = False
+        self._in_body = True
         self._disarm()
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
-        self._head_done = False
+        self._in_body = False
         self._disarm()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self._head_done and not self.transport.is_closing():
+        if self._in_body and not self.transport.is_closing():
             # Answered before the body was there, as with 413. Cutting the connection now would
             # destroy the answer on its way; so what still comes is thrown away, for a while.
             self._arm(LINGER_S, self.transport.close)
