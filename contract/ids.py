@@ -6,14 +6,16 @@ Time-ordered, so they are good primary keys and natural page cursors. The base32
 Source of the layout: RFC 9562, section 5.7.
 """
 
-import base64
-import binascii
 from typing import NewType
 from uuid import UUID
 
 PredictionId = NewType("PredictionId", str)
 
 _TEXT_LENGTH = 26  # 128 bits in groups of five, without padding
+_PADDING_BITS = 2  # 26 groups of five bits hold 130
+_DIGITS = "0123456789abcdefghijklmnopqrstuv"
+_PAIRS = [high + low for high in _DIGITS for low in _DIGITS]
+_PAIR_SHIFTS = range(120, -1, -10)
 _RANDOM_BYTES = 10
 _TIMESTAMP_MS_MAX = (1 << 48) - 1
 
@@ -43,7 +45,7 @@ def parse_prediction_id(text: str) -> PredictionId:
         raise ValueError("a prediction id is 26 characters of 0-9 and a-v")
     try:
         identifier = to_uuid(PredictionId(text))
-    except (binascii.Error, ValueError) as error:
+    except ValueError as error:
         raise ValueError("a prediction id is 26 characters of 0-9 and a-v") from error
     # The last character carries three bits only: other spellings of the same id are refused.
     if from_uuid(identifier) != text:
@@ -51,14 +53,19 @@ def parse_prediction_id(text: str) -> PredictionId:
     return PredictionId(text)
 
 
+# Every prediction crosses these two several times. `int` reads base32hex as it stands, in a third
+# of the time of `base64`, which is Python.
+
+
 def to_uuid(prediction_id: PredictionId) -> UUID:
-    return UUID(bytes=base64.b32hexdecode(prediction_id.upper() + "======"))
+    return UUID(int=int(prediction_id, 32) >> _PADDING_BITS)
 
 
 def from_uuid(identifier: UUID) -> PredictionId:
-    return PredictionId(base64.b32hexencode(identifier.bytes).decode()[:_TEXT_LENGTH].lower())
+    padded = identifier.int << _PADDING_BITS
+    return PredictionId("".join([_PAIRS[padded >> shift & 0x3FF] for shift in _PAIR_SHIFTS]))
 
 
 def accepted_at_ms(prediction_id: PredictionId) -> int:
     """The Unix time in milliseconds at which the id was made."""
-    return to_uuid(prediction_id).int >> 80
+    return int(prediction_id, 32) >> _PADDING_BITS + 80
