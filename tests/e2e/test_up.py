@@ -1,0 +1,246 @@
+"""`tritonq up` as people run it: a process of its own, real servers, and things going wrong."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+import pytest
+
+from standalone.leftover import remember_session
+from standalone.models import built_models
+from standalone.server import LOOPBACK
+from standalone.state import Running, find_running
+from tests.services import MODEL_REPOSITORY, free_ports
+from tritonq import Client
+
+pytestmark = [pytest.mark.e2e, pytest.mark.triton, pytest.mark.timeout(300)]
+
+START_S_MAX = 90.0
+STOP_S_MAX = 15.0  # what `tritonq up` promises
+HEAL_S_MAX = 60.0
+MODEL = "efficientnet_lite0"
+SERVICES = ("postgres", "nats", "triton", "dispatcher", "gateway")
+IMAGE = Path(__file__).parents[2] / "samples" / "espresso.jpg"
+SHARED_MEMORY = Path("/dev/shm")
+
+T = TypeVar("T")
+
+
+@dataclass
+class Up:
+    """A `tritonq up` of ours, and its state folder."""
+
+    state: Path
+    process: subprocess.Popen[bytes]
+    running: Running
+
+    def client(self) -> Client:
+        return Client(self.running.api_url)
+
+    def log(self) -> str:
+        return (self.state.parent / "up.log").read_text()
+
+    def leader(self, service: str) -> int:
+        session = remember_session(self.state / service / f"{service}.pid")
+        assert session is not None
+        return session.pid
+
+    def family(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, float]:
+        """Stop it; return the exit code and how long it took, in seconds."""
+        began = time.monotonic()
+        self.process.send_signal(number)
+        code = self.process.wait(STOP_S_MAX + 15)
+        return code, time.monotonic() - began
+
+
+def command(state: Path, *options: str) -> list[str]:
+    return [sys.executable, "-m", "tritonq", "up", "--state", str(state), *options]
+
+
+def spawn(state: Path) -> subprocess.Popen[bytes]:
+    api, triton_http, triton_grpc = map(str, free_ports(3))
+    ports = ("--triton-http-port", triton_http, "--triton-grpc-port", triton_grpc)
+    with (state.parent / "up.log").open("a") as log:
+        return subprocess.Popen(
+            command(state, "--model", MODEL, "--port", api, *ports),
+            stdout=log, stderr=log, start_new_session=True, cwd="/",
+        )  # fmt: skip
+
+
+@contextmanager
+def up(state: Path) -> Iterator[Up]:
+    if MODEL not in built_models(MODEL_REPOSITORY):
+        pytest.fail("the weights are not built; `make weights` builds them")
+    process = spawn(state)
+    try:
+        yield Up(state, process, started(state, process))
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+
+
+def started(state: Path, process: subprocess.Popen[bytes]) -> Running:
+    def look() -> Running | None:
+        if process.poll() is not None:
+            pytest.fail(f"it ended: {(state.parent / 'up.log').read_text()}")
+        return find_running(state)
+
+    return until(look, START_S_MAX)
+
+
+def until(look: Callable[[], T | None], wait_s_max: float) -> T:
+    """Look until there is something to see."""
+    deadline = time.monotonic() + wait_s_max
+    while time.monotonic() < deadline:
+        if found := look():
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"nothing within {wait_s_max} s")
+
+
+def best_label(client: Client) -> str:
+    return str(client.run(MODEL, IMAGE, wait_s=HEAL_S_MAX).output[0]["label"])
+
+
+def nothing_is_left(family: list[psutil.Process]) -> bool:
+    """Whether all of `family` are gone. (One that ended and nobody asked about is a zombie.)"""
+    _, alive = psutil.wait_procs(family, timeout=1)
+    return all(process.status() == psutil.STATUS_ZOMBIE for process in alive)
+
+
+def shared_memory() -> set[str]:
+    return {path.name for path in SHARED_MEMORY.glob("tritonq_*")}
+
+
+@pytest.fixture(scope="module")
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """One `tritonq up` for the tests that leave it running."""
+    with up(tmp_path_factory.mktemp("up") / "state") as running:
+        yield running
+
+
+def test_a_photograph_is_classified(installation: Up) -> None:
+    with installation.client() as client:
+        assert best_label(client) == "espresso"
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_killed_service_is_back_and_work_goes_on(installation: Up, service: str) -> None:
+    before = installation.leader(service)
+    os.kill(before, signal.SIGKILL)
+    until(lambda: leader_now(installation, service) not in (None, before), HEAL_S_MAX)
+    with installation.client() as client:
+        assert best_label(client) == "espresso"
+    assert f"{service} ended: killed by SIGKILL" in installation.log()
+
+
+def leader_now(installation: Up, service: str) -> int | None:
+    """The leader of a service; None while it is being started again."""
+    session = remember_session(installation.state / service / f"{service}.pid")
+    return session.pid if session else None
+
+
+def test_a_frozen_gateway_is_replaced(installation: Up) -> None:
+    before = installation.leader("gateway")
+    psutil.Process(before).suspend()
+    until(lambda: leader_now(installation, "gateway") not in (None, before), HEAL_S_MAX)
+    with installation.client() as client:
+        assert best_label(client) == "espresso"
+    assert "gateway silent" in installation.log()
+
+
+def test_a_killed_stub_is_replaced_without_a_restart_of_triton(installation: Up) -> None:
+    triton = installation.leader("triton")
+    stubs = [
+        child for child in psutil.Process(triton).children(recursive=True) if "stub" in child.name()
+    ]
+    assert stubs
+    stubs[0].kill()
+    until(lambda: "triton healed" in installation.log(), HEAL_S_MAX)
+    assert installation.leader("triton") == triton
+    with installation.client() as client:
+        assert best_label(client) == "espresso"
+
+
+def test_a_second_instance_on_the_same_folder_is_refused(installation: Up) -> None:
+    second = subprocess.run(
+        command(installation.state), capture_output=True, text=True, check=False, timeout=60
+    )
+    assert second.returncode == 1
+    assert f"already running on {installation.state}" in flat(second.stderr)
+    assert str(installation.process.pid) in second.stderr
+    assert "Traceback" not in second.stderr
+
+
+def test_a_taken_port_is_refused_naming_it(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind((LOOPBACK, 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        refused = subprocess.run(
+            command(tmp_path / "state", "--port", port),
+            capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+    assert refused.returncode == 1
+    assert f"port {port} is taken" in flat(refused.stderr)
+    assert "Traceback" not in refused.stderr
+
+
+def flat(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_stop_leaves_nothing_and_a_restart_has_everything(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    before = shared_memory()
+    with up(state) as first:
+        with first.client() as client:
+            ended = client.run(MODEL, IMAGE)
+            accepted = [client.submit(MODEL, IMAGE).id for _ in range(20)]
+        family = first.family()
+        code, seconds = first.stop()
+    assert code == 0, first.log()
+    assert seconds < STOP_S_MAX
+    assert nothing_is_left(family)
+    assert shared_memory() <= before
+    with up(state) as second, second.client() as client:
+        again = client.get(ended.id)
+        assert (again.output, again.completed_at) == (ended.output, ended.completed_at)
+        assert all(client.get(each, wait_s=HEAL_S_MAX).has_succeeded for each in accepted)
+
+
+def test_what_a_killed_run_left_is_ended_by_the_next(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    with up(state) as first:
+        with first.client() as client:
+            ended = client.run(MODEL, IMAGE)
+        family = first.family()
+        first.process.kill()
+        first.process.wait()
+        with up(state) as second, second.client() as client:
+            assert nothing_is_left(family)
+            assert client.get(ended.id).output == ended.output
+            assert best_label(client) == "espresso"
+
+
+def test_a_second_ctrl_c_ends_everything_at_once(tmp_path: Path) -> None:
+    with up(tmp_path / "state") as running:
+        family = running.family()
+        running.process.send_signal(signal.SIGINT)
+        until(lambda: "gateway stopped" in running.log(), STOP_S_MAX)
+        _, seconds = running.stop(signal.SIGINT)
+        assert seconds < 3.0  # Triton alone takes longer to stop cleanly
+        assert nothing_is_left(family)
