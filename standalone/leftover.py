@@ -16,6 +16,7 @@ from typing import Self
 import psutil
 
 KILL_S_MAX = 5.0  # a killed process is gone in milliseconds, unless it waits for a broken disk
+ORPHAN_GRACE_S = 1.0  # Triton's stubs notice its death within 0.3 s, if they are idle
 POLL_S = 0.01
 
 
@@ -83,16 +84,37 @@ def end_session(
 
     Args:
         ask: sent to the leader first, since only it knows how to end its children in order.
-        grace_s: time for them to end by themselves; after it they are killed.
+        grace_s: time for all of them to end by themselves; after it they are killed. Where the
+            leader is dead nobody ends the children, and they get ORPHAN_GRACE_S at most.
     """
     if session is None or not (members := session.members()):
         return False
+    leader = [process for process in members if process.pid == session.pid]
     if ask is not None:
-        _signal([process for process in members if process.pid == session.pid], ask)
-    if not _gone(session, grace_s):
+        _signal(leader, ask)
+    if not _gone(session, grace_s if leader else min(grace_s, ORPHAN_GRACE_S)):
         _signal(session.members(), signal.SIGKILL)
         _gone(session, KILL_S_MAX)
     return True
+
+
+def kill_titled(title: str) -> None:
+    """Kill every process whose command line begins with `title`. Blocks until they are gone."""
+    deadline = time.monotonic() + KILL_S_MAX
+    while (found := _titled(title)) and time.monotonic() < deadline:
+        _signal(found, signal.SIGKILL)
+        time.sleep(POLL_S)
+
+
+def _titled(title: str) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if "".join(process.cmdline()[:1]).startswith(title):  # a zombie has none
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
 
 
 def _signal(members: list[psutil.Process], number: signal.Signals) -> None:

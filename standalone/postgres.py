@@ -5,7 +5,6 @@ open the permissions of every folder up to the root.
 """
 
 import asyncio
-import contextlib
 import importlib.util
 import os
 import shutil
@@ -15,9 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
-
-from standalone.leftover import KILL_S_MAX
+from standalone.leftover import kill_titled
 from standalone.privileges import Unprivileged, unprivileged
 from standalone.server import LOOPBACK, PROBE_S_MAX, CannotStart, Launch, public_name
 
@@ -86,15 +83,7 @@ class Postgres:
         Idle ones notice its death by themselves. One that computes does not, and Postgres refuses
         to start beside it. What it did was not committed and is undone.
         """
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                if process.cmdline()[:1] and process.cmdline()[0].startswith(self._title):
-                    process.kill()
-                    process.wait(KILL_S_MAX)
-
-    @property
-    def _title(self) -> str:
-        return f"postgres: {public_name(self.folder)}: "  # what our backends are called
+        kill_titled(f"postgres: {public_name(self.folder)}: ")
 
     def _settings(self) -> dict[str, str]:
         ours = {

@@ -9,6 +9,7 @@ import asyncio
 import http.client
 import json
 import os
+import re
 import signal
 import time
 from collections import Counter
@@ -19,7 +20,15 @@ from uuid import uuid4
 
 import psutil
 
-from standalone.server import LOOPBACK, PROBE_S_MAX, CannotStart, Launch, answers_ok, public_name
+from standalone.server import (
+    LOOPBACK,
+    PROBE_S_MAX,
+    CannotStart,
+    Launch,
+    answers_ok,
+    log_path,
+    public_name,
+)
 from standalone.triton_environment import TritonEnvironment, inspect_environment
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 -- where POSIX puts shared memory, by definition
@@ -90,15 +99,7 @@ class Triton:
 
     async def unready_models(self) -> dict[str, str]:
         """Each of `models` that cannot serve, and why. It does not see dead stubs."""
-        listed = await asyncio.to_thread(self._call, "/v2/repository/index", {}, PROBE_S_MAX)
-        states: dict[str, str] = dict.fromkeys(self.models, "it is not in the repository")
-        for entry in listed:
-            name = entry["name"]
-            if name in states and entry.get("state") == "READY":
-                states[name] = ""  # one version that serves is enough
-            elif states.get(name):
-                states[name] = entry.get("reason") or entry.get("state") or "it was not loaded"
-        return {name: reason for name, reason in states.items() if reason}
+        return await asyncio.to_thread(self._unready_models)
 
     async def heal(self, model: str) -> None:
         """Replace the stubs of `model`, dead or alive. Takes about half a second.
@@ -111,6 +112,22 @@ class Triton:
     def clean_up(self) -> None:
         for path in SHARED_MEMORY.glob(f"{public_name(self.folder)}_*"):
             path.unlink(missing_ok=True)
+
+    def _unready_models(self) -> dict[str, str]:
+        reasons = dict.fromkeys(self.models, f"there is no such model in {self.repository}")
+        for entry in self._call("/v2/repository/index", {}, PROBE_S_MAX):
+            name = entry["name"]
+            if entry.get("state") == "READY":
+                reasons[name] = ""  # one version that serves is enough
+            elif reasons.get(name):
+                reasons[name] = entry.get("reason") or self._refusal_of_config(name)
+        return {name: reason for name in self.models if (reason := reasons[name])}
+
+    def _refusal_of_config(self, model: str) -> str:
+        """Why Triton did not even try to load a model: it says so in its log only."""
+        text = log_path(self).read_text(errors="replace")
+        found = re.findall(rf"model directory '{re.escape(model)}': (.*)\"$", text, re.MULTILINE)
+        return found[-1] if found else f"Triton refused its configuration; see {log_path(self)}"
 
     def _heal(self, model: str) -> None:
         # Loading is a no-op unless a file of the model has changed since.

@@ -7,7 +7,6 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from standalone.server import running
 from standalone.triton import Triton
 from tests import services
 
@@ -37,7 +36,7 @@ async def nats_server(
 async def triton_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Triton]:
     """A Triton that serves everything in model_repository/ that is built."""
     server = services.triton(tmp_path_factory.mktemp("triton"))
-    async with running(server):
+    async with services.running_triton(server):
         assert server.models, "no model is built: `make weights` builds them"
         assert await server.unready_models() == {}
         yield server

@@ -4,17 +4,24 @@ Started by standalone from its wheels, or, with TRITONQ_TEST_SERVICES=containers
 from their official images. The tests are the same.
 """
 
+import asyncio
+import contextlib
 import os
+import random
+import signal
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import uuid4
 
+import psutil
+
 from standalone.nats import Nats
 from standalone.postgres import Postgres
-from standalone.server import LOOPBACK, running
+from standalone.server import LOOPBACK, Process, running, start
 from standalone.triton import Triton
 
 ROOT = Path(__file__).parents[1]
@@ -24,6 +31,7 @@ IN_CONTAINERS = os.environ.get("TRITONQ_TEST_SERVICES", "") == "containers"
 
 POSTGRES_IMAGE = "postgres:18"
 NATS_IMAGE = "nats:2.15"
+SERVER_PORTS = (20_000, 32_000)  # Linux hands out 32768 and above
 
 # Streams reserve what they may grow to. Each test has its own, and none of them ever grows.
 STORE_BYTES_MAX = 1 << 50
@@ -36,12 +44,34 @@ class NatsAddress:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports on loopback that nothing listens on, all different."""
+    """Ports on loopback that nothing uses, all different.
+
+    Below those that the system hands to outgoing connections: one of these could take a port away
+    between two starts of a server.
+    """
     with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+        found: list[int] = []
+        while len(found) < count:
+            port = random.randrange(*SERVER_PORTS)
+            try:
+                held.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            found.append(port)
+        return found
+
+
+async def is_gone(process: psutil.Process, *, wait_s_max: float = 20.0) -> bool:
+    """Wait for the end of a process that is nobody's child here; zombies have ended."""
+    deadline = time.monotonic() + wait_s_max
+    while time.monotonic() < deadline:
+        try:
+            if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+                return True
+        except psutil.NoSuchProcess:
+            return True
+        await asyncio.sleep(0.01)
+    return False
 
 
 @asynccontextmanager
@@ -93,8 +123,25 @@ async def nats(folder: Path) -> AsyncIterator[NatsAddress]:
         yield NatsAddress(f"nats://{host}:{started.get_exposed_port(4222)}", token)
 
 
+@asynccontextmanager
+async def running_triton(server: Triton) -> AsyncIterator[Process]:
+    """Run `server`, and kill it in the end: its own end takes four seconds."""
+    process = await start(server)
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.stop()
+
+
 def triton(
-    folder: Path, repository: Path = MODEL_REPOSITORY, models: tuple[str, ...] | None = None
+    folder: Path,
+    repository: Path = MODEL_REPOSITORY,
+    models: tuple[str, ...] | None = None,
+    *,
+    environment: Path = TRITON_ENVIRONMENT,
+    auto_complete: bool = False,
 ) -> Triton:
     """A Triton that serves `models`, or all of `repository` that is built."""
     http_port, grpc_port, metrics_port = free_ports(3)
@@ -102,11 +149,12 @@ def triton(
         folder=folder,
         repository=repository,
         models=built_models(repository) if models is None else models,
-        environment=TRITON_ENVIRONMENT,
+        environment=environment,
         http_port=http_port,
         grpc_port=grpc_port,
         metrics_port=metrics_port,
         secret=uuid4().hex,
+        auto_complete=auto_complete,
     )
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import nats
 import nats.errors
-import nats.js.errors
 import psutil
 import pytest
+from nats.aio.client import Client
 
 from contract.limits import NATS_PAYLOAD_BYTES_MAX
 from standalone import nats as nats_module
@@ -48,7 +48,7 @@ async def test_what_jetstream_acknowledged_is_there_after_a_kill_and_a_restart(
 async def test_nobody_comes_in_without_the_token(server: Nats) -> None:
     async with running(server):
         for token in (None, "wrong"):
-            client = nats.NATS()
+            client = Client()
             with pytest.raises(nats.errors.Error):
                 await client.connect(server.url, token=token, allow_reconnect=False)
             await client.close()

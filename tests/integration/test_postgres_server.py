@@ -18,7 +18,7 @@ import pytest
 from standalone import postgres as postgres_module
 from standalone.postgres import Postgres
 from standalone.server import CannotStart, running, start
-from tests.services import free_ports
+from tests.services import free_ports, is_gone
 
 PASSWORD = "it's a secret"
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can drop its privileges")
@@ -111,7 +111,7 @@ async def test_a_backend_that_computes_on_after_its_server_was_killed_does_not_s
 
     await process.stop()
     async with running(server):
-        assert not backend.is_running()
+        assert await is_gone(backend, wait_s_max=0.1)
     with pytest.raises((asyncpg.PostgresError, OSError)):
         await query
     connection.terminate()
@@ -125,7 +125,8 @@ async def test_a_stop_does_not_wait_for_clients_and_leaves_nothing(server: Postg
         children = psutil.Process(process.pid).children()
     connection.terminate()
     assert process.returncode == 0
-    assert not any(child.is_running() for child in children)
+    for child in children:
+        assert await is_gone(child, wait_s_max=0.1)
 
 
 async def test_an_interrupted_first_start_is_begun_again(server: Postgres) -> None:

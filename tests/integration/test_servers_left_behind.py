@@ -13,7 +13,7 @@ import pytest
 from standalone.leftover import Session, end_session, remember_session
 from standalone.nats import Nats
 from standalone.server import CannotStart, running, start
-from tests.services import free_ports
+from tests.services import free_ports, is_gone
 
 WAIT_S_MAX = 20.0
 
@@ -46,7 +46,7 @@ async def test_a_server_ends_when_the_program_that_started_it_is_killed(nats: Na
         assert starter.stdout is not None
         server = psutil.Process(int(await asyncio.to_thread(starter.stdout.readline)))
         starter.kill()
-    assert await asyncio.to_thread(_ended, server)
+    assert await is_gone(server)
 
 
 async def test_a_server_that_a_killed_run_left_behind_is_ended_before_the_next_start(
@@ -87,9 +87,9 @@ async def test_the_children_of_a_server_end_with_it_even_when_it_is_killed(tmp_p
         child = psutil.Process(int(parent.stdout.readline()))
         parent.kill()
         parent.wait()
-        assert child.is_running()
+        assert child.status() != psutil.STATUS_ZOMBIE
         assert end_session(session, grace_s=0)
-    assert await asyncio.to_thread(_ended, child)
+    assert await is_gone(child)
 
 
 def test_a_record_torn_by_a_crash_is_no_record(tmp_path: Path) -> None:
@@ -137,12 +137,3 @@ async def test_a_taken_port_is_named_before_anything_is_started(nats: Nats) -> N
         other = Nats(nats.folder / "other", nats.port, free_ports(1)[0], "token")
         with pytest.raises(CannotStart, match=f"port {nats.port} on 127.0.0.1 .* for nats: Addr"):
             await start(other)
-
-
-def _ended(process: psutil.Process) -> bool:
-    """Wait until a process that is not our child is gone, or a zombie nobody waits for."""
-    try:
-        process.wait(WAIT_S_MAX)
-    except psutil.TimeoutExpired:
-        return process.status() == psutil.STATUS_ZOMBIE
-    return True
