@@ -114,7 +114,7 @@ def square_image(content: bytes, side: int, field: str) -> NDArray[np.uint8]:
         # The middle square stays the same square however it is turned: turn the small one.
         turn = _TURNS.get(_orientation(image))
         turned = square if turn is None else square.transpose(turn)
-        return np.asarray(turned.convert("RGB"))
+        return np.asarray(turned if turned.mode == "RGB" else turned.convert("RGB"))
 
 
 def _open(content: bytes, field: str) -> Image.Image:
@@ -165,7 +165,9 @@ def _with_8_bits(image: Image.Image) -> Image.Image:
         # Pillow's own conversion would clip: anything above 255 of 65535 would be white.
         deep: NDArray[Any] = np.asarray(image)
         return Image.fromarray((deep >> _HIGH_BYTE).astype(np.uint8)).convert("RGB")
-    return image.convert("RGBA" if image.has_transparency_data else "RGB")
+    mode = "RGBA" if image.has_transparency_data else "RGB"
+    # Converting a photograph to what it is already would copy it: 0.5 of 3 ms.
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _middle(size: tuple[int, int]) -> tuple[float, float, float, float]:
