@@ -2,6 +2,7 @@
 # A fresh checkout needs Python 3.11 or 3.12 with pip, bash and make; the rest is installed into it.
 
 BIN := .venv/bin
+GATED := gateway/*,dispatcher/*,contract/*,tasks/*,ledger/*
 
 .DEFAULT_GOAL := help
 .PHONY: help setup weights demo up test check lock clean
@@ -24,8 +25,9 @@ up:  ## start everything and stay up until Ctrl-C
 	@standalone/setup.sh app triton weights
 	@exec $(BIN)/tritonq up
 
-test: setup  ## run all tests on real servers; coverage must not fall below 90 %
-	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90 $(ARGS)
+test: setup  ## run all tests, on real servers (ARGS='-k name': some); 90 % of lines covered
+	@$(BIN)/python -m pytest --cov --cov-report= $(ARGS)
+	@$(if $(ARGS),,$(BIN)/coverage report --skip-covered --fail-under=90 --include=$(GATED))
 
 check: setup  ## formatting, lint, types, layers, sizes and names
 	@$(BIN)/ruff format --check .

@@ -24,9 +24,9 @@ CONFIG_NAME = "cpu"  # configs/cpu.pbtxt of a model: the wheel's Triton is used 
 
 # Stopping everything takes 15 s at most, and these are each one's share. The programs are told to
 # finish what they hold a little earlier than they would be killed.
-GATEWAY_DRAIN_S, GATEWAY_STOP_S = 2.0, 2.5
-DISPATCHER_DRAIN_S, DISPATCHER_STOP_S = 3.5, 4.5
-TRITON_STOP_S, NATS_STOP_S, POSTGRES_STOP_S = 4.0, 1.5, 2.0
+GATEWAY_DRAIN_S, GATEWAY_STOP_S = 1.5, 2.0
+DISPATCHER_DRAIN_S, DISPATCHER_STOP_S = 3.0, 4.0
+TRITON_STOP_S, NATS_STOP_S, POSTGRES_STOP_S = 5.0, 1.5, 2.0  # Triton: 3.5 s when idle
 assert sum((GATEWAY_STOP_S, DISPATCHER_STOP_S, TRITON_STOP_S, NATS_STOP_S, POSTGRES_STOP_S)) < 15.0
 
 
@@ -90,42 +90,9 @@ def plan(options: Options, state: State, ports: Ports, models: tuple[str, ...]) 
         secret=state.secret("triton_secret"),
         config_name=CONFIG_NAME,
     )
-    dsn_file = state.keep_secret("postgres_dsn", postgres.dsn)
-    shared = {
-        "NATS_URL": nats.url,
-        "NATS_TOKEN_FILE": str(state.secret_file("nats_token")),
-        "POSTGRES_DSN_FILE": str(dsn_file),
-        "BLOBS_URL": state.folder("blobs").as_uri(),
-        "MODEL_REPOSITORY": str(options.repository),
-        "MODEL_CONFIG_NAME": CONFIG_NAME,
-        "MODELS": ",".join(models),
-    }
-    dispatcher = Program(
-        name="dispatcher",
-        folder=state.folder("dispatcher"),
-        probe_port=ports.dispatcher_metrics,
-        stop_s_max=DISPATCHER_STOP_S,
-        settings=shared
-        | {
-            "TRITON_ADDRESS": triton.grpc_address,
-            "METRICS_HOST": LOOPBACK,
-            "METRICS_PORT": str(ports.dispatcher_metrics),
-            "DRAIN_S_MAX": str(DISPATCHER_DRAIN_S),
-        },
-    )
-    gateway = Program(
-        name="gateway",
-        folder=state.folder("gateway"),
-        probe_port=ports.api,
-        stop_s_max=GATEWAY_STOP_S,
-        settings=shared
-        | {
-            "HOST": LOOPBACK,
-            "PORT": str(ports.api),
-            "AUTH": "none",  # on loopback: whoever can reach it can read the state folder as well
-            "DRAIN_S_MAX": str(GATEWAY_DRAIN_S),
-        },
-    )
+    settings = _shared_settings(options, state, postgres, nats, models)
+    dispatcher = _dispatcher(state, ports, triton, settings)
+    gateway = _gateway(state, ports, settings)
     services = (
         Service(postgres, stop_s_max=POSTGRES_STOP_S),
         Service(nats, stop_s_max=NATS_STOP_S),
@@ -138,3 +105,39 @@ def plan(options: Options, state: State, ports: Ports, models: tuple[str, ...]) 
         Service(gateway, needs=("postgres", "nats"), stop_s_max=GATEWAY_STOP_S),
     )
     return Installation(services, ports, models)
+
+
+def _shared_settings(
+    options: Options, state: State, postgres: Postgres, nats: Nats, models: tuple[str, ...]
+) -> dict[str, str]:
+    """What gateway and dispatcher must agree on."""
+    return {
+        "NATS_URL": nats.url,
+        "NATS_TOKEN_FILE": str(state.secret_file("nats_token")),
+        "POSTGRES_DSN_FILE": str(state.keep_secret("postgres_dsn", postgres.dsn)),
+        "BLOBS_URL": state.folder("blobs").as_uri(),
+        "MODEL_REPOSITORY": str(options.repository),
+        "MODEL_CONFIG_NAME": CONFIG_NAME,
+        "MODELS": ",".join(models),
+    }
+
+
+def _dispatcher(state: State, ports: Ports, triton: Triton, shared: Mapping[str, str]) -> Program:
+    own = {
+        "TRITON_ADDRESS": triton.grpc_address,
+        "METRICS_HOST": LOOPBACK,
+        "METRICS_PORT": str(ports.dispatcher_metrics),
+        "DRAIN_S_MAX": str(DISPATCHER_DRAIN_S),
+    }
+    folder, probe_port = state.folder("dispatcher"), ports.dispatcher_metrics
+    return Program("dispatcher", folder, probe_port, DISPATCHER_STOP_S, {**shared, **own})
+
+
+def _gateway(state: State, ports: Ports, shared: Mapping[str, str]) -> Program:
+    own = {
+        "HOST": LOOPBACK,
+        "PORT": str(ports.api),
+        "AUTH": "none",  # on loopback: whoever can reach it can read the state folder as well
+        "DRAIN_S_MAX": str(GATEWAY_DRAIN_S),
+    }
+    return Program("gateway", state.folder("gateway"), ports.api, GATEWAY_STOP_S, {**shared, **own})
