@@ -11,14 +11,20 @@ PACKAGES = (
     "contract", "tasks", "ledger", "blobs", "broker", "inference", "telemetry",
     "gateway", "dispatcher", "weights", "standalone", "tritonq",
 )  # fmt: skip
+IGNORED = {".git", ".venv", ".venv-triton", ".cache", ".tritonq", "__pycache__", "1"} | {
+    f".{tool}_cache" for tool in ("mypy", "ruff", "pytest", "import_linter")
+}
 
 
 @cache
 def files() -> tuple[Path, ...]:
-    """Everything that is or would be committed."""
+    """Everything that is or would be committed; without git, what does not look like a cache."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    found = (ROOT / name for name in names.splitlines())
+    try:
+        asked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        found = [ROOT / name for name in asked.stdout.splitlines()]
+    except (OSError, subprocess.CalledProcessError):
+        found = [path for path in ROOT.rglob("*") if not IGNORED.intersection(relative(path).parts)]
     return tuple(path for path in found if path.is_file())
 
 
