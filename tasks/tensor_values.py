@@ -103,12 +103,12 @@ def wrong(tensor: Tensor, what: str, rule: str) -> InvalidInput:
 
 def _regular(tensor: Tensor, value: JSON) -> NDArray[Any]:
     """The values as an array of Python objects, all of a type the tensor accepts."""
-    try:
-        # As objects: numpy's own choice of a type would round, wrap, and make every element as
-        # long as the longest string among them.
-        array = np.array(value, dtype=np.object_)
-    except ValueError:
-        raise wrong(tensor, "is nested too deeply", "shape") from None
+    # As objects: numpy's own choice of a type would round, wrap, and make every element as long as
+    # the longest string among them.
+    array = np.array(value, dtype=np.object_)
+    if array.ndim not in (0, len(tensor.dims)):
+        reason = f"has {array.ndim} dimensions instead of {dims_text(tensor)}"
+        raise wrong(tensor, reason, "shape")
     found = set(map(type, array.flat))
     if not found:
         raise wrong(tensor, "holds no element", "not_empty")
