@@ -31,10 +31,11 @@ from gateway.edge import Auth, Edge, EdgeLimits
 from gateway.follow import Follower
 from gateway.health import Health
 from gateway.listing import Listing
+from gateway.rest.addresses import base_url
 from gateway.rest.docs import docs_routes
 from gateway.rest.models import Models
 from gateway.rest.openapi import TITLE, document
-from gateway.rest.predictions import Predictions, base_url
+from gateway.rest.predictions import Predictions
 from gateway.settings import GatewaySettings
 from gateway.submit import Submitter
 from gateway.upkeep import Upkeep

@@ -19,6 +19,7 @@ from gateway.problems import HeadersTooLarge, RequestTimeout, problem
 
 HEAD_WAIT_S = 10.0  # from a connection's (or the next request's) first byte to its last header
 LINGER_S = 5.0  # how long a body that was refused may still flow before the connection is cut
+LINGER_BYTES_MAX = 64 * 1024 * 1024  # and how much of it
 HEAD_BYTES_MAX = 128 * 1024  # the application's own limit is lower; this one is for endless heads
 
 
@@ -34,6 +35,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._head_bytes = 0  # of the request whose headers are not complete yet
         self._in_head = True  # a request's headers are awaited: not so while one is worked on
         self._in_body = False
+        self._linger_bytes: int | None = None  # how much may still come of a body nobody reads
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -46,16 +48,22 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if not self._in_head or self.transport.is_closing():
+        if self.transport.is_closing():
             return
-        self._head_bytes += len(data)
-        if self._head_bytes > HEAD_BYTES_MAX:
-            self._refuse(HeadersTooLarge(f"the headers exceed {HEAD_BYTES_MAX} bytes"))
+        if self._linger_bytes is not None:
+            self._linger_bytes -= len(data)
+            if self._linger_bytes < 0:
+                self.transport.close()
+        elif self._in_head:  # still, after all that has come: most requests come in one piece
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES_MAX:
+                self._refuse(HeadersTooLarge(f"the headers exceed {HEAD_BYTES_MAX} bytes"))
+            elif self._timer is None:
+                self._arm(HEAD_WAIT_S, self._head_too_slow)
 
     def on_message_begin(self) -> None:
         self._in_head = True
         self._head_bytes = 0
-        self._arm(HEAD_WAIT_S, self._head_too_slow)
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -67,6 +75,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self._in_body = False
+        self._linger_bytes = None
         self._disarm()
 
     def on_response_complete(self) -> None:
@@ -74,6 +83,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self._in_body and not self.transport.is_closing():
             # Answered before the body was there, as with 413. Cutting the connection now would
             # destroy the answer on its way; so what still comes is thrown away, for a while.
+            self._linger_bytes = LINGER_BYTES_MAX
             self._arm(LINGER_S, self.transport.close)
 
     def _head_too_slow(self) -> None:

@@ -13,7 +13,7 @@ import msgspec
 
 from blobs import Blobs
 from broker import Broker
-from contract.catalog import Catalog, Model, parse_reference
+from contract.catalog import Catalog, Model
 from contract.errors import InvalidInput
 from contract.ids import new_prediction_id
 from contract.limits import INLINE_BYTES_MAX
@@ -73,13 +73,9 @@ class Submitter:
         self._now_ms = now_ms
         self._random = random
 
-    def resolve(self, reference: str) -> tuple[Model, int]:
-        """Find the model and version that a caller names.
-
-        Raises:
-            InvalidInput: not a reference. UnknownModel: not on offer.
-        """
-        return self._catalog.resolve(*parse_reference(reference))
+    def resolve(self, name: str, version: int | None) -> tuple[Model, int]:
+        """Find a model and settle its version; None means the latest. Raises UnknownModel."""
+        return self._catalog.resolve(name, version)
 
     async def prepare(
         self, asked: Asked, model: Model, version: int, *, priority: Priority, owner: str

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from contract.catalog import OWNER, Catalog, Model, parse_reference, version_id
 from contract.errors import InvalidInput, UnknownModel
-from gateway.rest.predictions import base_url, model_reference
+from gateway.rest.addresses import base_url, model_in_path
 from tasks.base import Task
 
 # Clients take a version below 0.3.9 for a maker of iterators. This is none of Cog's numbers, and
@@ -67,8 +67,7 @@ class Models:
         return _json(self._version(*self._catalog.resolve(name, number)))
 
     def _resolve(self, request: Request) -> tuple[Model, int]:
-        reference = model_reference(request.path_params["owner"], request.path_params["name"])
-        return self._catalog.resolve(*parse_path_reference(reference))
+        return self._catalog.resolve(*model_in_path(request))
 
     def _model(self, model: Model, version: int, base: str) -> dict[str, Any]:
         return {
@@ -100,14 +99,6 @@ def openapi_schema(task: Task, model: Model) -> dict[str, Any]:
             "schemas": {"Input": task.input_schema(model), "Output": task.output_schema(model)}
         },
     }
-
-
-def parse_path_reference(reference: str) -> tuple[str, int | None]:
-    """Like `parse_reference`, of what stands in a path: there it is unknown, not invalid."""
-    try:
-        return parse_reference(reference)
-    except InvalidInput as error:
-        raise UnknownModel(f"no such model: {error}") from None
 
 
 def _page(results: list[dict[str, Any]]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ Each handler is a Starlette endpoint: FastAPI's own layers would cost a third of
 `gateway.rest.openapi` documents them.
 """
 
-import re
 from collections.abc import Mapping
 from urllib.parse import urlencode
 
@@ -12,14 +11,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from blobs import BlobMissing, Blobs
-from contract.catalog import OWNER
-from contract.errors import InvalidInput, UnknownModel, UnknownPrediction
+from contract.catalog import Model, parse_reference
+from contract.errors import InvalidInput, UnknownPrediction
 from contract.ids import PredictionId, parse_prediction_id
 from contract.prediction import File, Outcome, Priority
 from gateway.auth import EVERYBODY
 from gateway.follow import Follower, Seen, Waiter
 from gateway.listing import PAGE_MAX, Listing
 from gateway.rest import render
+from gateway.rest.addresses import base_url, model_in_path
 from gateway.rest.bodies import read_asked
 from gateway.rest.headers import (
     parse_priority,
@@ -28,8 +28,6 @@ from gateway.rest.headers import (
     queried_wait_s,
 )
 from gateway.submit import Submitter
-
-_HOST = re.compile(r"[A-Za-z0-9.\-_:\[\]]{1,255}")
 
 STILL_THERE_S = 5.0  # how long a caller who left goes on holding a place among those who wait
 
@@ -67,13 +65,14 @@ class Predictions:
     async def collection(self, request: Request) -> Response:
         """POST and GET /v1/predictions."""
         if request.method == "POST":
-            return await self._submit(request, reference=None)
+            return await self._submit(request, named=None)
         return await self._page(request)
 
     async def of_model(self, request: Request) -> Response:
         """POST /v1/models/{owner}/{name}/predictions."""
-        owner, name = request.path_params["owner"], request.path_params["name"]
-        return await self._submit(request, reference=model_reference(owner, name))
+        # A wrong path is refused before its body is read.
+        named = self._submitter.resolve(*model_in_path(request))
+        return await self._submit(request, named=named)
 
     async def one(self, request: Request) -> Response:
         """GET /v1/predictions/{id}[?wait=N]."""
@@ -109,13 +108,11 @@ class Predictions:
         except BlobMissing:
             raise UnknownPrediction("this file was not kept") from None
 
-    async def _submit(self, request: Request, *, reference: str | None) -> Response:
+    async def _submit(self, request: Request, *, named: tuple[Model, int] | None) -> Response:
         wait_s = preferred_wait_s(request.headers.get("prefer"))
         priority = _header_priority(request)
-        # A wrong path is refused before its body is read.
-        resolved = None if reference is None else self._submitter.resolve(reference)
-        asked = await read_asked(request, names_model=reference is None)
-        model, version = resolved or self._submitter.resolve(asked.reference or "")
+        asked = await read_asked(request, names_model=named is None)
+        model, version = named or self._submitter.resolve(*parse_reference(asked.reference or ""))
         ticket = await self._submitter.prepare(
             asked, model, version, priority=priority, owner=_owner(request)
         )
@@ -164,24 +161,6 @@ class Predictions:
 
     def _base_url(self, request: Request) -> str:
         return base_url(request, self._public_url)
-
-
-def base_url(request: Request, public_url: str) -> str:
-    """The base of links in an answer, without a slash at the end."""
-    if public_url:
-        return public_url
-    host = request.headers.get("host", "")
-    if not _HOST.fullmatch(host):
-        address, port = request.scope.get("server") or ("127.0.0.1", None)
-        host = f"{address}:{port}" if port else address
-    return f"{request.scope['scheme']}://{host}"
-
-
-def model_reference(owner: str, name: str) -> str:
-    """The reference that a path names. Raises UnknownModel for anybody else's models."""
-    if owner != OWNER:
-        raise UnknownModel(f"all models here are owned by {OWNER}, none by {owner[:80]!a}")
-    return f"{owner}/{name}"
 
 
 async def _outcome(waiter: Waiter, request: Request, wait_s: float) -> Outcome | None:
