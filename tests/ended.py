@@ -1,11 +1,16 @@
-"""Predictions that have ended, for tests of what becomes of them."""
+"""Predictions that have ended, and a look at the ledger's connections."""
 
+import asyncio
 import os
 import time
 from typing import Any
 
+import asyncpg
+
 from contract.ids import PredictionId, new_prediction_id
 from contract.prediction import Failure, File, Outcome, Prediction, Status, Ticket
+
+DEADLINE_S = 20.0
 
 OUTPUT = b'{"label":"tabby","score":0.5}'
 
@@ -55,3 +60,16 @@ def _outcome(ticket: Ticket, status: Status, **fields: Any) -> Outcome:
         compute_ms=9.5,
         **fields,
     )
+
+
+OURS = (
+    "SELECT count(*) FROM pg_stat_activity"
+    " WHERE application_name = 'tritonq' AND datname = current_database()"
+)
+
+
+async def until_blocked(observer: asyncpg.Connection, count: int) -> None:
+    """Wait until `count` of the ledger's connections wait for a lock."""
+    async with asyncio.timeout(DEADLINE_S):
+        while await observer.fetchval(f"{OURS} AND wait_event_type = 'Lock'") < count:
+            await observer.execute("SELECT pg_stat_clear_snapshot()")

@@ -15,7 +15,7 @@ from contract.prediction import Prediction
 from ledger import Ledger, connections
 from standalone.postgres import Postgres
 from standalone.server import running
-from tests.ended import new_id, succeeded
+from tests.ended import OURS, new_id, succeeded, until_blocked
 from tests.services import free_ports
 
 DEADLINE_S = 20.0
@@ -47,19 +47,6 @@ async def answering(ledger: Ledger) -> None:
             if not any(pings):
                 return
             assert all(isinstance(each, LedgerUnavailable) for each in pings if each is not None)
-
-
-OURS = (
-    "SELECT count(*) FROM pg_stat_activity"
-    " WHERE application_name = 'tritonq' AND datname = current_database()"
-)
-
-
-async def until_blocked(observer: asyncpg.Connection, count: int) -> None:
-    """Wait until `count` of the ledger's connections wait for a lock."""
-    async with asyncio.timeout(DEADLINE_S):
-        while await observer.fetchval(f"{OURS} AND wait_event_type = 'Lock'") < count:
-            await observer.execute("SELECT pg_stat_clear_snapshot()")
 
 
 async def drop_connections(observer: asyncpg.Connection) -> int:

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from contract.ids import PredictionId, new_prediction_id
+from contract.ids import PredictionId, new_prediction_id, to_uuid
 from contract.prediction import Failure, File, Outcome, Prediction, Priority, Status, Ticket
 from ledger import Ledger, Unrecordable
-from tests.ended import failed, new_id, succeeded
+from ledger.rows import COLUMNS
+from tests.ended import failed, new_id, succeeded, until_blocked
 
 
 async def test_what_was_recorded_is_read_back(ledger: Ledger) -> None:
@@ -55,7 +56,6 @@ async def test_the_first_of_two_outcomes_in_one_batch_wins(ledger: Ledger) -> No
 async def test_of_many_who_record_the_same_predictions_each_has_one_winner(
     ledger: Ledger, ledger_dsn: str
 ) -> None:
-    """Opposite orders on purpose: rows locked in different orders would end in deadlocks."""
     other = await Ledger.connect(ledger_dsn)
     ids = [new_id() for _ in range(100)]
 
@@ -74,6 +74,31 @@ async def test_of_many_who_record_the_same_predictions_each_has_one_winner(
             outcome = recorded[each].outcome
             assert outcome is not None
             assert outcome.output == b"%d" % number
+
+
+async def test_batches_that_share_predictions_do_not_deadlock(
+    ledger: Ledger, ledger_dsn: str
+) -> None:
+    """Each would hold what the other needs next, if rows went in in the order they are given."""
+    template, first, middle, last = sorted([succeeded() for _ in range(4)], key=lambda p: p.id)
+    await ledger.record([template])
+    others = ", ".join(name for name in COLUMNS if name != "id")
+    gate = await asyncpg.connect(ledger_dsn)
+
+    transaction = gate.transaction()
+    await transaction.start()  # an insert of `middle` that everybody has to wait for
+    await gate.execute(
+        f"INSERT INTO predictions (id, {others}) SELECT $1, {others} FROM predictions",
+        to_uuid(middle.id),
+    )
+    batches = [[first, middle, last], [last, middle, first]]
+    recording = [asyncio.create_task(ledger.record(batch)) for batch in batches]
+    await until_blocked(gate, 2)
+    await transaction.rollback()
+    won = await asyncio.gather(*recording)
+    await gate.close()
+
+    assert sorted(won, key=len) == [set(), {first.id, middle.id, last.id}]
 
 
 async def test_the_contents_of_files_are_left_out(ledger: Ledger) -> None:

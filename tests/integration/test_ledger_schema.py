@@ -184,8 +184,9 @@ async def test_whoever_reads_the_default_partition_for_long_is_not_in_the_way(
     """Making a partition gives up rather than stop everybody who would queue up behind it."""
     async with connection.transaction():
         await connection.fetch("SELECT * FROM predictions_default")
-        with pytest.raises(LedgerUnavailable):
+        with pytest.raises(LedgerUnavailable) as raised:
             await ledger.ensure_partitions(MONDAY)
+        assert isinstance(raised.value.__cause__, asyncpg.LockNotAvailableError)
         await ledger.record([succeeded()])
 
     await ledger.ensure_partitions(MONDAY)
