@@ -52,7 +52,8 @@ class Postgres:
     def prepare(self) -> Launch:
         programs = installed_programs()
         postgres = programs / "postgres"
-        account = unprivileged([postgres, programs.parent / "share", self.folder])
+        owner = self._owner_of_data()
+        account = unprivileged([postgres, programs.parent / "share", self.folder], owner=owner)
         if not (self.data / "PG_VERSION").exists():
             self._make_data(programs / "initdb", account)
         self._check_version(postgres)
@@ -84,6 +85,15 @@ class Postgres:
         to start beside it. What it did was not committed and is undone.
         """
         kill_titled(f"postgres: {public_name(self.folder)}: ")
+
+    def _owner_of_data(self) -> int | None:
+        """Who made the data: nobody else may run them. None before the first start."""
+        try:
+            return self.data.stat().st_uid
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise CannotStart(f"cannot look into {self.folder}: {error.strerror}") from None
 
     def _settings(self) -> dict[str, str]:
         ours = {

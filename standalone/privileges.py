@@ -29,23 +29,20 @@ class Unprivileged:
     privileges: tuple[str, ...] = ()
 
 
-def unprivileged(paths: Iterable[Path]) -> Unprivileged:
+def unprivileged(paths: Iterable[Path], *, owner: int | None = None) -> Unprivileged:
     """Who a server that refuses root runs as, such that it reaches all of `paths`.
 
     An ordinary user stays what he is. Blocks.
+
+    Args:
+        owner: the uid whom the server's data belong to, if there are any yet.
 
     Raises:
         CannotStart: there is no such way here.
     """
     if os.geteuid() != 0:
-        return _ordinary()
-    try:
-        account = pwd.getpwnam(ACCOUNT)
-    except KeyError:
-        raise CannotStart(
-            f"Postgres refuses to run as root, and this system has no user '{ACCOUNT}' to run it "
-            "as; run as an ordinary user"
-        ) from None
+        return _ordinary(owner)
+    account = _account(owner)
     who = (f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups")
     wanted = tuple(str(path) for path in paths)
     choices: list[tuple[str, ...]] = [(*who, "--inh-caps=-all")]
@@ -62,14 +59,19 @@ def unprivileged(paths: Iterable[Path]) -> Unprivileged:
             return Unprivileged(account.pw_uid, account.pw_gid, privileges)
         refusals.append(refusal)
     raise CannotStart(
-        f"Postgres refuses to run as root, and user '{ACCOUNT}' cannot reach {', '.join(wanted)}: "
-        f"{refusals[-1]}. Run as an ordinary user, or keep the program and its state in folders "
+        f"Postgres refuses to run as root, and user '{account.pw_name}' cannot reach "
+        f"{', '.join(wanted)}: {refusals[-1]}. Run as an ordinary user, or keep the program and its state in folders "
         "that others may pass through (chmod o+x)"
     )
 
 
-def _ordinary() -> Unprivileged:
+def _ordinary(owner: int | None) -> Unprivileged:
     uid = os.geteuid()
+    if owner not in (None, uid):
+        raise CannotStart(
+            f"the data of Postgres belong to another user (uid {owner}): an earlier start was made "
+            "as that user, or as root; run as that user again, or name another state folder"
+        )
     try:
         pwd.getpwuid(uid)
     except KeyError:
@@ -78,6 +80,18 @@ def _ordinary() -> Unprivileged:
             "run as a user that has one"
         ) from None
     return Unprivileged(uid, os.getegid())
+
+
+def _account(owner: int | None) -> pwd.struct_passwd:
+    """Whom root becomes: the owner of the data, who may be the user that ran this before."""
+    try:
+        return pwd.getpwuid(owner) if owner else pwd.getpwnam(ACCOUNT)
+    except KeyError:
+        wanted = f"uid {owner}, whose data these are," if owner else f"user '{ACCOUNT}'"
+        raise CannotStart(
+            f"Postgres refuses to run as root, and {wanted} has no entry in /etc/passwd; "
+            "run as an ordinary user"
+        ) from None
 
 
 @cache

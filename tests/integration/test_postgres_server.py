@@ -203,6 +203,21 @@ async def test_an_ordinary_user_runs_it_as_himself(tmp_path: Path) -> None:
 
 
 @needs_root
+async def test_data_stay_with_the_user_who_made_them(tmp_path: Path) -> None:
+    user = pwd.getpwnam("daemon")
+    folder = tmp_path / "state"
+    folder.mkdir()
+    os.chown(folder, user.pw_uid, user.pw_gid)
+    made = await _as_another(folder, *_become(user.pw_uid))
+    assert made == {"user": "daemon"}
+    assert await _as_another(folder) == {"user": "daemon"}  # root becomes him, too
+    other = pwd.getpwnam("bin").pw_uid
+    os.chown(folder, other, other)
+    answer = await _as_another(folder, *_become(other))
+    assert f"belong to another user (uid {user.pw_uid})" in answer["refusal"]
+
+
+@needs_root
 async def test_a_user_without_a_name_is_told_why_postgres_will_not_run(tmp_path: Path) -> None:
     folder = tmp_path / "state"
     folder.mkdir()

@@ -1,6 +1,7 @@
 """What standalone promises when the program that started a server is killed, at any moment."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -46,7 +47,11 @@ async def test_a_server_ends_when_the_program_that_started_it_is_killed(nats: Na
         assert starter.stdout is not None
         server = psutil.Process(int(await asyncio.to_thread(starter.stdout.readline)))
         starter.kill()
-    assert await is_gone(server)
+    try:
+        assert await is_gone(server)
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            server.kill()
 
 
 async def test_a_server_that_a_killed_run_left_behind_is_ended_before_the_next_start(
