@@ -16,6 +16,7 @@ from dispatcher.outages import Outage
 
 log = logging.getLogger(__name__)
 
+RECORDINGS_MAX = 2  # batches that Triton has answered, and that are not settled yet
 ALONE_FROM_ATTEMPT = 3  # twice unlucky may be the cause: no neighbours from then on
 
 
@@ -30,8 +31,11 @@ class Consumer:
 
     It takes a batch whenever one of `batches_max` places is free, and the place is free again once
     Triton has answered. So Triton always has a next batch while one is recorded, and rows gather
-    while all places are taken. While a part is away nothing new is taken, and as nothing is settled
-    either, the intakes fill up and fetch no more: memory is bounded by `room`, not by the backlog.
+    while all places are taken. A ledger slower than Triton slows the taking, or rows would gather
+    behind Triton instead, where priority and batching have no say any more.
+
+    While a part is away nothing new is taken, and as nothing is settled either, the intakes fill up
+    and fetch no more: memory is bounded by their room, not by the backlog.
     """
 
     def __init__(
@@ -49,9 +53,10 @@ class Consumer:
         self._batcher = batcher
         self._run_batch = run_batch
         self._places = batches_max  # free ones
+        self._running_max = batches_max + RECORDINGS_MAX
         self._outages = outages
         for outage in outages:
-            outage.when_over(self._wake)
+            outage.when_changed(self._wake)
         self._held: dict[PredictionId, Delivery] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._stopping = False
@@ -116,12 +121,12 @@ class Consumer:
                 self._places -= 1
                 task = batches.create_task(self._run(batch))
                 self._running.add(task)
-                task.add_done_callback(self._running.discard)
+                task.add_done_callback(self._is_done)
             await self._woken.wait()
 
     @property
     def _may_begin(self) -> bool:
-        return self._places > 0 and not self._is_paused
+        return self._places > 0 and len(self._running) < self._running_max and not self._is_paused
 
     @property
     def _is_paused(self) -> bool:
@@ -134,6 +139,9 @@ class Consumer:
             del self._held[delivery.ticket.id]
         for priority, count in settled.items():
             self._intakes[priority].release(count)
+
+    def _is_done(self, task: "asyncio.Task[None]") -> None:
+        self._running.discard(task)
         self._wake()
 
     def _place_is_free(self) -> None:

@@ -208,7 +208,9 @@ class _Meters:
         for status, count in Counter(outcome.status for outcome in recorded).items():
             self._ended[status].inc(count)
         for row in rows:
-            self._queue_seconds[row.ticket.priority].observe(row.queue_ms / 1000)
+            if row.outcome is not None:
+                seconds = row.outcome.queue_ms / 1000
+                self._queue_seconds[row.ticket.priority].observe(seconds)
 
 
 def _open(rows: Iterable[Row]) -> list[Row]:

@@ -28,21 +28,25 @@ class Outage:
         self.reason = reason
         self._hooks: list[Callable[[], None]] = []
 
-    def when_over(self, hook: Callable[[], None]) -> None:
-        """Call `hook` whenever the part is back."""
+    def when_changed(self, hook: Callable[[], None]) -> None:
+        """Call `hook` whenever the part goes away, or is back."""
         self._hooks.append(hook)
 
     def begin(self, reason: str) -> None:
         if not self.reason:
             metrics.OUTAGES.labels(self._part).inc()
             log.warning("outage.begun", extra={"part": self._part, "reason": reason})
-        self.reason = reason
+        self._change(reason)
 
     def end(self) -> None:
-        if not self.reason:
+        if self.reason:
+            log.info("outage.over", extra={"part": self._part})
+        self._change("")
+
+    def _change(self, reason: str) -> None:
+        if reason == self.reason:
             return
-        self.reason = ""
-        log.info("outage.over", extra={"part": self._part})
+        self.reason = reason
         for hook in self._hooks:
             hook()
 

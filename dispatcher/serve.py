@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +16,7 @@ from contract.announcements import DispatcherStatus
 from contract.catalog import Catalog, Model
 from contract.prediction import Priority
 from dispatcher.batching import Batcher
-from dispatcher.consume import Consumer
+from dispatcher.consume import RECORDINGS_MAX, Consumer
 from dispatcher.execute import ExecutionLimits, Executor, Parts
 from dispatcher.health import ModelHealth
 from tasks.registry import task
@@ -49,6 +50,9 @@ class Dispatcher:
         self._parts = parts
         self._limits = limits
         self._served = [self._serving(model, repository) for model in catalog]
+        self._changed = asyncio.Event()  # somebody has gone away or is back: tell it at once
+        for outage in (parts.ledger_outage, *(served.health.outage for served in self._served)):
+            outage.when_changed(self._changed.set)
         self._told_at_s = time.monotonic()  # written by the loop, read by `health`
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -95,7 +99,9 @@ class Dispatcher:
         rows_max = max(1, min(model.max_batch_size, limits.batch_rows_max))
         # While Triton runs and queues as many calls as it should, one more batch is being encoded.
         batches_max = model.instances * limits.calls_in_flight + 1
-        room = rows_max * (batches_max + 1)  # and one waits, per priority
+        # An intake pulls again once half its room is free. The other half holds what is in
+        # progress and a batch that waits, or a priority would run dry and lose its share.
+        room = 2 * rows_max * (batches_max + RECORDINGS_MAX + 1)
         consumer = Consumer(
             model.name,
             {each: parts.broker.intake(each, model.name, room=room) for each in Priority},
@@ -119,8 +125,11 @@ class Dispatcher:
             self._told_at_s = time.monotonic()
             for served in self._served:
                 metrics.HELD.labels(served.name).set(served.consumer.held)
+            self._changed.clear()
             await self._parts.broker.tell_status(self._status())
-            await asyncio.sleep(STATUS_EVERY_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(STATUS_EVERY_S):
+                    await self._changed.wait()
 
     async def _extend_leases(self) -> None:
         while True:

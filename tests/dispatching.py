@@ -4,7 +4,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -127,11 +127,36 @@ async def _well(dispatcher: Dispatcher, running: "asyncio.Task[None]") -> None:
             await asyncio.sleep(0.01)
 
 
+class Statuses:
+    """What a dispatcher tells about itself."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._latest: DispatcherStatus | None = None
+        self._heard = asyncio.Event()
+
+    def heard(self, status: DispatcherStatus) -> None:
+        if status.dispatcher == self._name:
+            self._latest = status
+            self._heard.set()
+
+    async def until(self, fulfilled: Callable[[DispatcherStatus], bool]) -> None:
+        async with asyncio.timeout(DEADLINE_S):
+            while self._latest is None or not fulfilled(self._latest):
+                self._heard.clear()
+                await self._heard.wait()
+
+
+def is_well(status: DispatcherStatus) -> bool:
+    return not any(status.models.values())
+
+
 class DispatcherProcess:
     """`python -m dispatcher`, as in production."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, statuses: "Statuses") -> None:
         self._process = process
+        self.statuses = statuses
 
     def kill(self) -> None:
         self._process.kill()
@@ -168,23 +193,16 @@ async def dispatcher_process(
         "DISPATCHER_LOG_LEVEL": "warning",
         **{f"DISPATCHER_{key.upper()}": str(value) for key, value in settings.items()},
     }
-    well = asyncio.Event()
-
-    def heard(status: DispatcherStatus) -> None:
-        if status.dispatcher == name and not any(status.models.values()):
-            well.set()
-
-    if wait_until_well:
-        await house.broker.subscribe_dispatchers(heard)
+    statuses = Statuses(name)
+    await house.broker.subscribe_dispatchers(statuses.heard)
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "dispatcher", cwd=ROOT, env={**os.environ, **environment},
         stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:
         if wait_until_well:
-            async with asyncio.timeout(DEADLINE_S):
-                await well.wait()
-        yield DispatcherProcess(process)
+            await statuses.until(is_well)
+        yield DispatcherProcess(process, statuses)
     finally:
         if process.returncode is None:
             process.kill()
