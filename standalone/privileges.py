@@ -60,8 +60,8 @@ def unprivileged(paths: Iterable[Path], *, owner: int | None = None) -> Unprivil
         refusals.append(refusal)
     raise CannotStart(
         f"Postgres refuses to run as root, and user '{account.pw_name}' cannot reach "
-        f"{', '.join(wanted)}: {refusals[-1]}. Run as an ordinary user, or keep the program and its state in folders "
-        "that others may pass through (chmod o+x)"
+        f"{', '.join(wanted)}: {refusals[-1]}. Run as an ordinary user, or keep the program and "
+        "its state in folders that others may pass through (chmod o+x)"
     )
 
 

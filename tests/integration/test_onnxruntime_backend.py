@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import re
 import urllib.request
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +80,8 @@ def write_picker(repository: Path) -> None:
         input [ { name: "index" data_type: TYPE_INT64 dims: [ 1 ] } ]
         output [ { name: "picked" data_type: TYPE_FP32 dims: [ 1 ] },
                  { name: "echo" data_type: TYPE_INT64 dims: [ 1 ] } ]
-        # Long enough for requests sent together to meet in one batch.
-        dynamic_batching { max_queue_delay_microseconds: 200000 preferred_batch_size: [ 4 ] }
+        # Requests wait for company until there are four rows: so tests decide what meets.
+        dynamic_batching { max_queue_delay_microseconds: 3000000 preferred_batch_size: [ 4 ] }
         """,
     )
 
@@ -243,36 +245,39 @@ async def pick(triton: Triton, *index: int, outputs: tuple[str, ...] = ("picked"
 async def test_requests_that_meet_run_as_one_batch_and_each_gets_its_own_rows(
     server: standalone_triton.Triton, triton: Triton
 ) -> None:
-    before = await executions(server, "picker")
-    answers = await asyncio.gather(
-        pick(triton, 2), pick(triton, 0, 1), pick(triton, 1, outputs=("echo",))
-    )
+    async with counted(server, "picker", rows=4) as executions:
+        answers = await asyncio.gather(
+            pick(triton, 2), pick(triton, 0, 1), pick(triton, 1, outputs=("echo",))
+        )
     assert [list(answer) for answer in answers] == [[20.0], [0.0, 10.0], [1]]
-    assert await executions(server, "picker") - before == 1
+    assert executions == [1]
 
 
 async def test_a_poisonous_request_fails_alone(
     server: standalone_triton.Triton, triton: Triton
 ) -> None:
     """ONNX Runtime refuses the whole batch for one index out of bounds."""
-    before = await executions(server, "picker")
-    answers = await asyncio.gather(
-        pick(triton, 1), pick(triton, 99), pick(triton, 2), pick(triton, 0), return_exceptions=True
-    )
-    assert await executions(server, "picker") - before == 1
+    async with counted(server, "picker", rows=4) as executions:
+        answers = await asyncio.gather(
+            *(pick(triton, index) for index in (1, 99, 2, 0)), return_exceptions=True
+        )
+    assert executions == [1]
     assert isinstance(answers[1], BatchFailed)
     assert "out of data bounds" in str(answers[1])
-    assert [float(answers[place][0]) for place in (0, 2, 3)] == [10.0, 20.0, 0.0]  # type: ignore[index]
+    sound = [answer for answer in answers if not isinstance(answer, BaseException)]
+    assert [answer.tolist() for answer in sound] == [[10.0], [20.0], [0.0]]
 
 
 async def test_a_request_that_its_sender_gave_up_does_not_disturb_its_batch(
-    triton: Triton,
+    server: standalone_triton.Triton, triton: Triton
 ) -> None:
     given_up = asyncio.create_task(pick(triton, 1))
-    others = [asyncio.create_task(pick(triton, index)) for index in (0, 2)]
-    await asyncio.sleep(0.05)  # inside the time for which the batch waits for company
+    async with asyncio.timeout(TIMEOUT_S):
+        while await pending(server, "picker") == 0:
+            await asyncio.sleep(0.01)
     given_up.cancel()
-    assert [float((await other)[0]) for other in others] == [0.0, 20.0]
+    others = await asyncio.gather(*(pick(triton, index) for index in (0, 2, 1, 0)))
+    assert [answer.tolist() for answer in others] == [[0.0], [20.0], [10.0], [0.0]]
 
 
 async def test_each_version_that_the_policy_names_is_served_from_its_own_file(
@@ -346,12 +351,37 @@ async def test_a_config_without_tensors_is_completed_from_the_model(tmp_path: Pa
         await triton.close()
 
 
-async def executions(server: standalone_triton.Triton, model: str) -> int:
-    """How many batches Triton has run through `model`."""
+@asynccontextmanager
+async def counted(
+    server: standalone_triton.Triton, model: str, *, rows: int
+) -> AsyncIterator[list[int]]:
+    """Append in how many batches `model` ran the `rows` of the block."""
 
-    def read() -> int:
-        url = f"{server.http_url}/v2/models/{model}/stats"
+    async def counts() -> tuple[int, int]:
+        text = await fetch(f"{server.http_url}/v2/models/{model}/stats")
+        stats = json.loads(text)["model_stats"][0]
+        return int(stats["inference_count"]), int(stats["execution_count"])
+
+    rows_before, executions_before = await counts()
+    executions: list[int] = []
+    yield executions
+    async with asyncio.timeout(TIMEOUT_S):  # Triton counts after it has answered
+        while (now := await counts())[0] < rows_before + rows:
+            await asyncio.sleep(0.01)
+    executions.append(now[1] - executions_before)
+
+
+async def pending(server: standalone_triton.Triton, model: str) -> int:
+    """How many requests wait in Triton for `model`."""
+    pattern = rf'nv_inference_pending_request_count{{model="{model}",[^}}]*}} ([0-9]+)'
+    found = re.search(pattern, await fetch(server.metrics_url))
+    assert found is not None
+    return int(found[1])
+
+
+async def fetch(url: str) -> str:
+    def read() -> str:
         with urllib.request.urlopen(url, timeout=5) as answer:
-            return int(json.load(answer)["model_stats"][0]["execution_count"])
+            return bytes(answer.read()).decode()
 
     return await asyncio.to_thread(read)

@@ -200,8 +200,7 @@ async def test_a_python_that_has_no_numpy_1_is_refused(
     server: standalone_triton.Triton, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(triton_environment, "PYTHONS", ((3, 9),))  # this one is none of these
-    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    await _refused(server, server.environment, f"has Python {version}; Triton's stub needs")
+    await _refused(server, server.environment, r"has Python 3\.1[12]; Triton's stub needs")
 
 
 async def test_a_machine_without_bash_is_refused_instead_of_hanging(
