@@ -104,7 +104,7 @@ def _signals(working: "asyncio.Task[int]", supervisor: Supervisor) -> Iterator[N
         else:
             supervisor.kill()
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last: the terminal was closed
     for number in numbers:
         loop.add_signal_handler(number, stop)
     try:

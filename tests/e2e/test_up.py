@@ -244,3 +244,38 @@ def test_a_second_ctrl_c_ends_everything_at_once(tmp_path: Path) -> None:
         _, seconds = running.stop(signal.SIGINT)
         assert seconds < 3.0  # Triton alone takes longer to stop cleanly
         assert nothing_is_left(family)
+
+
+def test_ctrl_c_while_starting_leaves_nothing(tmp_path: Path) -> None:
+    process = spawn(tmp_path / "state")
+    log = tmp_path / "up.log"
+    until(lambda: "nats started" in log.read_text(), START_S_MAX)
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(STOP_S_MAX) == 0
+    assert nothing_is_left(family)
+    assert not list((tmp_path / "state").glob("*/*.pid"))
+
+
+def test_it_goes_on_and_stops_cleanly_when_nobody_reads_what_it_says(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    port = str(free_ports(1)[0])
+    process = subprocess.Popen(
+        command(state, "--model", MODEL, "--port", port),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, cwd="/",
+    )  # fmt: skip
+    assert process.stdout is not None
+    try:
+        until(lambda: find_running(state), START_S_MAX)
+        process.stdout.read(1)
+        process.stdout.close()
+        installation = Up(state, process, until(lambda: find_running(state), START_S_MAX))
+        before = installation.leader("dispatcher")
+        os.kill(before, signal.SIGKILL)
+        until(lambda: leader_now(installation, "dispatcher") not in (None, before), HEAL_S_MAX)
+        with installation.client() as client:
+            assert best_label(client) == "espresso"
+    finally:
+        process.send_signal(signal.SIGTERM)
+    assert process.wait(STOP_S_MAX) == 0
+    assert not list(state.glob("*/*.pid"))
