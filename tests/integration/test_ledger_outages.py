@@ -182,3 +182,56 @@ async def test_a_database_that_is_not_there_or_refuses_us_is_unavailable(
     with pytest.raises(LedgerUnavailable, match="credentials"):
         await refused.ping()
     await refused.close()
+
+
+async def test_a_connection_lost_in_a_transaction_is_an_outage(
+    ledger: Ledger, observer: asyncpg.Connection
+) -> None:
+    """The rollback that follows finds no connection either, and asyncpg words that as our fault."""
+    async with observer.transaction():
+        await observer.execute("LOCK TABLE schema_version IN ACCESS EXCLUSIVE MODE")
+        migrating = asyncio.create_task(ledger.migrate())
+        await until_blocked(observer, 1)
+        await drop_connections(observer)
+        with pytest.raises(LedgerUnavailable):
+            await migrating
+
+    await ledger.migrate()
+
+
+async def test_a_connection_that_is_used_after_its_loss_is_an_outage_and_misuse_is_a_bug(
+    ledger_dsn: str, observer: asyncpg.Connection
+) -> None:
+    pool = await connections.Connections.open(ledger_dsn, 1)
+
+    async def two_statements() -> None:
+        async with pool.borrow() as connection:
+            with suppress(asyncpg.PostgresError):
+                await connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+            await connection.fetchval("SELECT 1")
+
+    async def one_argument_too_many() -> None:
+        async with pool.borrow() as connection:
+            await connection.fetchval("SELECT 1", 2)
+
+    with pytest.raises(LedgerUnavailable):
+        await two_statements()
+    with pytest.raises(asyncpg.InterfaceError, match="expects 0 arguments"):
+        await one_argument_too_many()
+    await pool.close()
+
+
+async def test_closing_waits_for_a_stuck_statement_only_so_long(
+    ledger_dsn: str, observer: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "CLOSE_S_MAX", 0.1)
+    ledger = await Ledger.connect(ledger_dsn)
+    async with observer.transaction():
+        await observer.execute("LOCK TABLE predictions IN ACCESS EXCLUSIVE MODE")
+        stuck = asyncio.create_task(ledger.get(new_id()))
+        await until_blocked(observer, 1)
+
+        await ledger.close()
+
+        with pytest.raises(LedgerUnavailable):
+            await stuck
