@@ -98,12 +98,12 @@ class Connections:
             raise LedgerUnavailable("the ledger is adding a partition") from None
 
     async def close(self) -> None:
+        """Wait for the statements that run, but not for long: interrupted, asyncpg ends them."""
         try:
             async with asyncio.timeout(CLOSE_S_MAX):
                 await self._pool.close()
         except _PASSING:
             log.warning("ledger.close_forced")
-            self._pool.terminate()
 
 
 async def _keep(_: object) -> None:
