@@ -107,13 +107,14 @@ def _has_config(repository: Path, model: str) -> bool:
 def _built(repository: Path, model: str, cache: Path, mirror: str | None, report: Report) -> Built:
     started = time.monotonic()
     path = repository / model / VERSION_FOLDER / MODEL_FILE
-    if not _is_current(path, model):
-        # Somebody else may be building the same: wait for them, then look again.
-        with locked(repository / model):
-            if not _is_current(path, model):
-                _write(path, model, cache, mirror, report)
-                return _result(path, model, time.monotonic() - started, was_current=False)
-    return _result(path, model, time.monotonic() - started, was_current=True)
+    with locked(repository / model):  # somebody else may be building the same: wait for them
+        was_current = _is_current(path, model)
+        if not was_current:
+            _write(path, model, cache, mirror, report)
+        content = path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    seconds = time.monotonic() - started
+    return Built(model, path, len(content), digest, seconds, was_current)
 
 
 def _write(path: Path, model: str, cache: Path, mirror: str | None, report: Report) -> None:
@@ -138,12 +139,6 @@ def _is_current(path: Path, model: str) -> bool:
         return False
     expected = {"recipe": _recipe_id(model), "sha256": hashlib.sha256(content).hexdigest()}
     return bool(stamp == expected)
-
-
-def _result(path: Path, model: str, seconds: float, *, was_current: bool) -> Built:
-    content = path.read_bytes()
-    digest = hashlib.sha256(content).hexdigest()
-    return Built(model, path, len(content), digest, seconds, was_current)
 
 
 def _recipe_id(model: str) -> str:
