@@ -175,6 +175,12 @@ def log_path(server: Server) -> Path:
     return server.folder / f"{server.name}.log"
 
 
+def set_aside_if_large(path: Path) -> None:
+    """Keep the log `path` from growing for ever; one older generation stays."""
+    if path.exists() and path.stat().st_size > LOG_BYTES_MAX:
+        path.replace(path.with_suffix(".log.1"))
+
+
 def record_path(server: Server) -> Path:
     """Where it is noted which session the server leads, for `standalone.leftover`."""
     return server.folder / f"{server.name}.pid"
@@ -220,8 +226,7 @@ def _make_ready(server: Server) -> tuple[int, Launch]:
         _require_free(server.name, port)
     launch = server.prepare()
     path = log_path(server)
-    if path.exists() and path.stat().st_size > LOG_BYTES_MAX:
-        path.replace(path.with_suffix(".log.1"))
+    set_aside_if_large(path)
     return (path.stat().st_size if path.exists() else 0), launch
 
 

@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 
 STUBS_S_MAX = 10.0  # a model is loaded again in half a second on an idle machine
 UNFIT_EVERY_S = 5.0  # how often the inferences are asked about
-# An inference may take 30 s before a dispatcher gives it up, and a loaded model be busy for long.
-UNFIT_S_MAX = 45.0
+# From the first inference that failed. A reload fails no request, so it need not wait for long.
+UNFIT_S_MAX = 20.0
 
 
 @dataclass(slots=True)

@@ -17,10 +17,11 @@ from standalone.ports import choose
 from standalone.postgres import Postgres
 from standalone.program import Program
 from standalone.readiness import missing_parts
-from standalone.server import CannotStart
+from standalone.server import CannotStart, set_aside_if_large
 from standalone.state import Running, State, owned
 from standalone.supervisor import Event, Supervisor, first_refusal
 from standalone.triton import Triton
+from telemetry.logs import configure_logs
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ async def up(options: Options, *, tell: Tell, at_work: Work = until_stopped) -> 
     """
     options = _absolute(options)
     _refuse_white_space(options)
-    with owned(options.state) as state:
+    with owned(options.state) as state, _logged(state):
         await asyncio.to_thread(_end_leftovers, state)
         models = choose_models(options.repository, wanted=options.models)
         installation = plan(options, state, choose(options.ports), models)
@@ -91,6 +92,19 @@ async def _work(
     except BaseExceptionGroup as group:
         raise first_refusal(group) or group from None
     return code
+
+
+@contextlib.contextmanager
+def _logged(state: State) -> Iterator[None]:
+    """Keep the log of this process in the state folder: the terminal gets sentences instead."""
+    path = state.folder("up") / "up.log"
+    set_aside_if_large(path)
+    with path.open("a", encoding="utf-8") as stream:
+        configure_logs("up", stream=stream)
+        try:
+            yield
+        finally:
+            logging.basicConfig(handlers=[logging.NullHandler()], force=True)
 
 
 @contextlib.contextmanager

@@ -145,6 +145,8 @@ def test_a_killed_service_is_back_and_work_goes_on(installation: Up, service: st
     with installation.client() as client:
         assert best_label(client) == "espresso"
     assert f"{service} ended: killed by SIGKILL" in installation.log()
+    logged = (installation.state / "up" / "up.log").read_text()
+    assert f'"service":"{service}","kind":"ended"' in logged
 
 
 def leader_now(installation: Up, service: str) -> int | None:
