@@ -4,6 +4,7 @@
 <state>/running.json    where everything listens, for other commands; there while it is up
 <state>/secrets/        made at the first start, readable for the owner alone
 <state>/<service>/      what each server keeps; its log
+<state>/up/up.log       what happened to the services, one JSON line each
 <state>/blobs/          inputs
 """
 
