@@ -60,6 +60,7 @@ class Gateway:
     requests: list[Received] = field(default_factory=list)
     predictions: dict[str, Members] = field(default_factory=dict)
     submit_delay_s: float = 0.0
+    accepted: int = 0
 
     def __post_init__(self) -> None:
         self.may_end.set()
@@ -105,17 +106,18 @@ class Gateway:
     async def submit(self, content: bytes) -> Response:
         self.submits.append(content)
         await asyncio.sleep(self.submit_delay_s)
-        prediction_id = f"p{len(self.predictions)}"
+        self.accepted += 1
+        prediction_id = f"p{self.accepted - 1}"
         self.predictions[prediction_id] = {"content": content}
         return JSONResponse({**self.shown(prediction_id), "status": "starting"}, status_code=201)
 
     async def fetch(self, prediction_id: str, wait_s: float) -> Response:
-        if prediction_id not in self.predictions:
-            return problem(404, "unknown_prediction", detail="there is no such prediction")
         for _ in range(int(wait_s / POLL_S)):
-            if self.may_end.is_set():
+            if self.may_end.is_set() or prediction_id not in self.predictions:
                 break
             await asyncio.sleep(POLL_S)
+        if prediction_id not in self.predictions:
+            return problem(404, "unknown_prediction", detail="there is no such prediction")
         return JSONResponse(self.shown(prediction_id))
 
     def page(self, cursor: str | None) -> Response:

@@ -16,15 +16,15 @@ import typer
 from rich.console import Console
 
 from tritonq.calls import FOR_EVER
-from tritonq.client import CONCURRENCY, CONNECTIONS_MAX, Client
+from tritonq.client import CONCURRENCY, CONCURRENCY_MAX, Client
 from tritonq.command.exits import Exit, errors_as_exits, tell_error
 from tritonq.command.files import find_files
 from tritonq.command.show import (
-    models_table,
     notes_console,
     prediction_members,
     prediction_text,
     write_line,
+    write_models,
 )
 from tritonq.errors import StillRunning
 from tritonq.results import JSON, Prediction
@@ -122,7 +122,7 @@ def run(
     priority: Annotated[PriorityOption, typer.Option()] = PriorityOption.NORMAL,
     timeout_s: TimeoutS = None,
     concurrency: Annotated[
-        int, typer.Option(min=1, max=CONNECTIONS_MAX, help="Predictions under way at once.")
+        int, typer.Option(min=1, max=CONCURRENCY_MAX, help="Predictions under way at once.")
     ] = CONCURRENCY,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start over instead of going on where Ctrl-C stopped.")
@@ -175,7 +175,7 @@ def models(as_json: AsJson = False, url: Url = None) -> None:
             for model in found:
                 write_line(json.dumps(msgspec.to_builtins(model), ensure_ascii=False))
         else:
-            Console().print(models_table(found))
+            write_models(found, Console())
 
 
 @app.command(

@@ -19,7 +19,7 @@ from anyio.from_thread import start_blocking_portal
 from tritonq.address import find_service
 from tritonq.calls import FOR_EVER, Call, Calls, Pause, Result, Step
 from tritonq.errors import TritonqError
-from tritonq.inorder import in_order
+from tritonq.inorder import Turns, in_order
 from tritonq.inputs import Input, Scalar, read_input
 from tritonq.results import Item, Model, Prediction, Priority, ended_item
 from tritonq.wire import NoResponse, Request, Response
@@ -28,7 +28,8 @@ CONNECTIONS_MAX = 64
 CONNECT_S_MAX = 5.0
 ANSWER_S_MAX = 30.0  # silence after a request, beyond what the service was asked to hold it
 PATIENCE_S = 30.0  # covers a restart of the service
-CONCURRENCY = 32
+CONCURRENCY = 64  # predictions under way; keeps full batches waiting for a model
+CONCURRENCY_MAX = 1024
 
 Given = TypeVar("Given", bound=Input)
 
@@ -122,7 +123,7 @@ class Client:
         priority: Priority = "normal",
         concurrency: int = CONCURRENCY,
     ) -> Generator[Item[Given], None, None]:
-        """Run every input, at most `concurrency` at once; yield what became of them, in order.
+        """Run every input, at most `concurrency` under way; yield what became of each, in order.
 
         A refused or failed input is an item with an `error`; the others go on. Inputs are drawn
         as there is room, so an endless iterator is fine. Leaving the loop early stops the waits;
@@ -248,16 +249,19 @@ class AsyncClient:
         concurrency: int = CONCURRENCY,
     ) -> AsyncGenerator[Item[Given], None]:
         """As `Client.map`."""
-        assert 1 <= concurrency <= CONNECTIONS_MAX
+        assert 1 <= concurrency <= CONCURRENCY_MAX
+
+        turns = Turns()
 
         async def run_one(given: Given) -> Item[Given]:
             try:
-                prediction = await self.submit(
-                    model, given, fields=fields, priority=priority, wait_s=FOR_EVER
-                )
+                async with turns.submit:
+                    accepted = await self.submit(model, given, fields=fields, priority=priority)
+                async with turns.wait:
+                    ended = await self.get(accepted.id, wait_s=FOR_EVER)
             except TritonqError as error:
                 return Item(given, None, error)
-            return ended_item(given, prediction)
+            return ended_item(given, ended)
 
         async with aclosing(in_order(run_one, inputs, at_once_max=concurrency)) as items:
             async for item in items:

@@ -10,7 +10,21 @@ Given = TypeVar("Given")
 Made = TypeVar("Made")
 
 
-AHEAD_PER_SLOT = 16  # how far results may run ahead of a slow one before them
+AHEAD_PER_SLOT = 4  # how far results may run ahead of a slow one before them
+
+# Requests at once, of however many predictions are under way. Predictions end about in the order
+# of their submits, so the first few waits are answered and the next ones find theirs ended: more
+# connections would bring nothing, and the pool's work grows with their square.
+SUBMITS_AT_ONCE = 8
+WAITS_AT_ONCE = 8
+
+
+class Turns:
+    """Who may submit and who may wait now; first come, first served."""
+
+    def __init__(self) -> None:
+        self.submit = asyncio.Semaphore(SUBMITS_AT_ONCE)
+        self.wait = asyncio.Semaphore(WAITS_AT_ONCE)
 
 
 async def in_order(

@@ -15,7 +15,7 @@ from tritonq.calls import FOR_EVER
 from tritonq.client import AsyncClient
 from tritonq.command.journal import Journal
 from tritonq.errors import AcceptanceUnknown, InvalidInput, NotFound
-from tritonq.inorder import in_order
+from tritonq.inorder import Turns, in_order
 from tritonq.inputs import Scalar, read_file
 from tritonq.results import Item, Prediction, Priority, ended_item
 
@@ -52,6 +52,7 @@ class Batch:
         self._client = client
         self._job = job
         self._journal = journal
+        self._turns = Turns()
         self._submitting: set[asyncio.Task[Prediction]] = set()
 
     async def run(
@@ -82,14 +83,16 @@ class Batch:
         return item
 
     async def _outcome(self, path: Path) -> Item[Path]:
-        content, sha256 = await asyncio.to_thread(_read, path)
-        prediction = await self._resumed(path, sha256) or await self._submitted(
-            path, content, sha256
-        )
+        async with self._turns.submit:
+            content, sha256 = await asyncio.to_thread(_read, path)
+            prediction = await self._resumed(path, sha256) or await self._submitted(
+                path, content, sha256
+            )
         if not self._job.wait:
             return Item(path, prediction, None)
         if not prediction.has_ended:
-            prediction = await self._client.get(prediction.id, wait_s=FOR_EVER)
+            async with self._turns.wait:
+                prediction = await self._client.get(prediction.id, wait_s=FOR_EVER)
         return ended_item(path, prediction)
 
     async def _resumed(self, path: Path, sha256: str) -> Prediction | None:

@@ -135,6 +135,8 @@ class _Run:
 
     def _tell_how_to_go_on(self, why: str) -> None:
         tally = self._batch.tally
+        if not self._journal:
+            return
         self._notes.print(
             f"{why}: {tally.done} of {tally.total} files done, {len(self._journal)} submitted; "
             "what is submitted goes on. The same command again continues from here.",

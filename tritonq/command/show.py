@@ -79,12 +79,26 @@ def prediction_text(prediction: Prediction) -> str:
     return "\n".join(lines)
 
 
-def models_table(models: Sequence[Model]) -> Table:
+def write_models(models: Sequence[Model], console: Console) -> None:
+    """A table on a terminal; otherwise a line each, parts separated by tabs."""
+    rows = [
+        (
+            model.full_name,
+            model.latest_version.id if model.latest_version else "",
+            model.description or "",
+        )
+        for model in models
+    ]
+    if not console.is_terminal:
+        for row in rows:
+            write_line("\t".join(row))
+        return
     table = Table("model", "version", "description", box=None, pad_edge=False)
-    for model in models:
-        version = model.latest_version.id if model.latest_version else ""
-        table.add_row(model.full_name, version, model.description or "")
-    return table
+    for name in (0, 1):
+        table.columns[name].no_wrap = True
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
 
 
 def _labels(output: JSON) -> list[str] | None:

@@ -1,0 +1,155 @@
+"""`tritonq run` over a folder of photographs, against every process of the product."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.e2e.test_up import MODEL, Up, up
+
+pytestmark = [pytest.mark.e2e, pytest.mark.triton, pytest.mark.timeout(300)]
+
+SAMPLES = sorted((Path(__file__).parents[2] / "samples").glob("*.jpg"))
+FILES = 200
+ENOUGH = 30  # results that say that a run is in its middle
+RUN_S_MAX = 120.0
+
+Running = subprocess.Popen[str]
+
+
+@pytest.fixture(scope="module")
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    with up(tmp_path_factory.mktemp("run") / "state") as installation:
+        yield installation
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 200 different photographs, cut from the samples."""
+    folder = tmp_path_factory.mktemp("photographs")
+    originals = [Image.open(path).convert("RGB") for path in SAMPLES]
+    for number in range(FILES):
+        original = originals[number % len(originals)]
+        margin = number // len(originals)
+        box = (margin, margin, original.width - margin, original.height - margin)
+        original.crop(box).resize((500, 375)).save(folder / f"{number:03d}.jpg")
+    return folder
+
+
+@pytest.fixture
+def run(installation: Up, tmp_path: Path) -> Callable[..., Any]:
+    """Starts the command on a folder; what still runs at the end of the block is killed."""
+    environment = {
+        **os.environ,
+        "TRITONQ_URL": installation.running.api_url,
+        "XDG_CACHE_HOME": str(tmp_path),
+    }
+
+    @contextmanager
+    def started(folder: Path) -> Iterator[Running]:
+        with subprocess.Popen(
+            [sys.executable, "-m", "tritonq", "run", MODEL, str(folder), "--json"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    return started
+
+
+def rows(lines: list[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in lines]
+
+
+def ids(installation: Up) -> list[str]:
+    """Every prediction of the installation, by the API."""
+    with installation.client() as client:
+        return [prediction.id for prediction in client.predictions()]
+
+
+def some_lines(process: Running) -> list[str]:
+    """The first results: the run is in its middle."""
+    assert process.stdout is not None
+    return list(islice(process.stdout, ENOUGH))
+
+
+def test_every_photograph_has_one_outcome_though_the_dispatcher_is_killed_in_the_middle(
+    installation: Up, photographs: Path, run: Callable[..., Any]
+) -> None:
+    before = ids(installation)
+
+    with run(photographs) as process:
+        first = some_lines(process)
+        os.killpg(installation.leader("dispatcher"), signal.SIGKILL)
+        rest, notes = process.communicate(timeout=RUN_S_MAX)
+
+    assert process.returncode == 0, notes
+    results = rows(first + rest.splitlines())
+    names = sorted(str(path) for path in photographs.iterdir())
+    assert [result["file"] for result in results] == names
+    assert {result["status"] for result in results} == {"succeeded"}
+    submitted = [result["id"] for result in results]
+    assert len(set(submitted)) == FILES
+    # The ledger has a row for each of them, and no other came about.
+    assert sorted(ids(installation)) == sorted(before + submitted)
+    assert f"{FILES} files, 0 failed" in notes
+
+
+def test_a_run_stopped_by_ctrl_c_goes_on_and_submits_nothing_twice(
+    installation: Up, photographs: Path, run: Callable[..., Any]
+) -> None:
+    before = ids(installation)
+
+    with run(photographs) as process:
+        some_lines(process)
+        process.send_signal(signal.SIGINT)
+        _, notes = process.communicate(timeout=RUN_S_MAX)
+    assert process.returncode == 130
+    assert "The same command again continues" in notes
+
+    with run(photographs) as process:
+        lines, notes = process.communicate(timeout=RUN_S_MAX)
+    assert process.returncode == 0, notes
+    assert "going on with an interrupted run" in notes
+    results = rows(lines.splitlines())
+    assert [Path(result["file"]).name for result in results] == sorted(
+        path.name for path in photographs.iterdir()
+    )
+    assert sorted(ids(installation)) == sorted(before + [result["id"] for result in results])
+
+
+def test_a_file_that_is_no_image_fails_alone_and_is_listed_at_the_end(
+    photographs: Path, tmp_path: Path, run: Callable[..., Any]
+) -> None:
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for path in sorted(photographs.iterdir())[:5]:
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "002.jpg").write_bytes(b"this is no image")
+    truncated = (folder / "003.jpg").read_bytes()
+    (folder / "003.jpg").write_bytes(truncated[: len(truncated) // 2])
+
+    with run(folder) as process:
+        lines, notes = process.communicate(timeout=RUN_S_MAX)
+
+    assert process.returncode == 1
+    statuses = [result["status"] for result in rows(lines.splitlines())]
+    assert statuses[:3] == ["succeeded", "succeeded", "refused"]
+    assert statuses[3] in ("refused", "failed")
+    assert statuses[4] == "succeeded"
+    assert f"failed: {folder / '002.jpg'}: input.image: " in notes
+    assert "5 files, 2 failed" in notes
