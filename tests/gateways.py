@@ -27,6 +27,7 @@ from gateway.server import make_server
 from gateway.settings import GatewaySettings
 from ledger import Ledger
 from tests.services import MODEL_REPOSITORY, NatsAddress
+from tests.tickets import until
 
 TOKENS = "alice:alice-token-1,bob:bob-token-22"
 ALICE = {"Authorization": "Bearer alice-token-1"}
@@ -115,6 +116,16 @@ async def declared(gateway: RunningGateway) -> None:
         await broker.declare(MODELS)
     finally:
         await broker.close()
+
+
+async def until_waiting(gateway: RunningGateway, count: int) -> None:
+    """Wait until so many callers are held."""
+
+    async def is_so() -> bool:
+        metrics = (await gateway.client.get("/metrics")).text
+        return f"tritonq_waiters {float(count)}" in metrics
+
+    await until(is_so)
 
 
 class PlayedDispatcher:

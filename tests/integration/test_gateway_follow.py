@@ -11,7 +11,14 @@ import pytest
 from blobs import Blobs
 from contract.limits import INLINE_BYTES_MAX
 from gateway.settings import GatewaySettings
-from tests.gateways import ALICE, PlayedDispatcher, RunningGateway, declared, serving
+from tests.gateways import (
+    ALICE,
+    PlayedDispatcher,
+    RunningGateway,
+    declared,
+    serving,
+    until_waiting,
+)
 from tests.tickets import until
 
 ECHO = "/v1/models/triton/identity/predictions"
@@ -222,11 +229,3 @@ async def test_a_long_wait_is_not_taken_for_slow_headers(
     monkeypatch.setattr("gateway.server.HEAD_WAIT_S", 0.1)
     answer = await gateway.client.post(ECHO, json=TEXT, headers={"Prefer": "wait=0.5"})
     assert answer.status_code == 202
-
-
-async def until_waiting(gateway: RunningGateway, count: int) -> None:
-    async def is_so() -> bool:
-        metrics = (await gateway.client.get("/metrics")).text
-        return f"tritonq_waiters {float(count)}" in metrics
-
-    await until(is_so)
