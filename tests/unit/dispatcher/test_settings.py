@@ -27,7 +27,7 @@ def test_what_is_not_set_has_a_sensible_default() -> None:
 def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISPATCHER_NATS_TOKEN", "hunter3")
     assert "hunter" not in repr(DispatcherSettings())
-    monkeypatch.setenv("DISPATCHER_METRICS_PORT", "no number")
+    monkeypatch.setenv("DISPATCHER_NATS_TOKEN_FILE", "/one/too/many")
     with pytest.raises(ValidationError) as refused:
         DispatcherSettings()
     assert "hunter" not in str(refused.value)
