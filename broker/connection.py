@@ -17,7 +17,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from broker.wire import publish_with_headers
+from broker.internals import abandon, publish_with_headers
 from contract.errors import QueueUnavailable
 
 log = logging.getLogger(__name__)
@@ -178,6 +178,7 @@ class Connection:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(CLOSED_CHECKED_EVERY_S):
                         await closed.wait()
+            abandon(client)
             log.error("broker.closed_by_server", extra={"error": str(client.last_error)})
             if self._connected.is_set():
                 await self._is_down()

@@ -86,6 +86,8 @@ class Intake:
 
     async def stop(self) -> None:
         """Pull no more. What has not been handed over yet is given back."""
+        if self._pull is not None:
+            self._pull.open_for_work = False
         self._connection.forget(self._lost)
         self._connection.forget(self._wake.set)
         if self._task is not None and not self._task.done():

@@ -87,7 +87,12 @@ async def test_several_processes_may_declare_at_the_same_time(
     nats_server: NatsAddress, namespace: str
 ) -> None:
     brokers = [await connected(nats_server, namespace) for _ in range(6)]
-    await asyncio.gather(*(each.declare(["identity", "b", "c"], LIMITS) for each in brokers))
+    await asyncio.gather(
+        *(
+            each.declare(["identity", "b", "c"], replace(LIMITS, tickets_max=100 + number))
+            for number, each in enumerate(brokers)
+        )
+    )
     await brokers[0].publish(a_ticket())
     for each in brokers:
         await each.close()

@@ -75,6 +75,7 @@ async def test_the_room_is_used_and_never_exceeded(broker: Broker, room: int) ->
         await held.pop(0).ack()
         arrivals.intake.release()
     assert len(arrivals.all) == 40
+    assert {delivery.attempt for delivery in arrivals.all} == {1}, "more was asked for than fits"
     await arrivals.intake.stop()
 
 
@@ -147,7 +148,9 @@ async def test_after_a_stop_everything_not_handed_over_goes_to_others(
     await stopping.finish(1)
     publishing = asyncio.create_task(published(second, 300))
     await stopping.next()
+    before = len(stopping.all)
     await stopping.intake.stop()
+    assert len(stopping.all) == before
     tickets = await publishing
     handed_over = {delivery.ticket.id for delivery in stopping.all[1:]}
     others = await intake(second, 64).start()

@@ -42,6 +42,20 @@ async def test_an_acked_ticket_is_not_found(broker: Broker) -> None:
     assert await broker.find(ticket.id) is None
 
 
+async def test_a_replica_that_is_behind_does_not_make_a_ticket_unknown(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def not_yet(question: object) -> None:
+        return None
+
+    (ticket,) = await published(broker, 1)
+    monkeypatch.setattr(broker._lookup, "_direct", not_yet)
+    found = await broker.find(ticket.id)
+    assert found is not None
+    assert found.ticket == ticket
+    assert await broker.find(fresh_id()) is None
+
+
 async def test_waiting_tickets_have_positions_and_running_ones_have_none(broker: Broker) -> None:
     tickets = await published(broker, 4)
     arrivals = await Arrivals(broker.intake(Priority.NORMAL, MODEL, room=1)).start()

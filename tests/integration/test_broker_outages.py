@@ -1,18 +1,22 @@
 """NATS dies, hangs, comes back, or was never there: nothing accepted is lost, all resumes."""
 
 import asyncio
+import gc
 import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.js.api import ConsumerConfig
 
 from broker import Broker, QueueLimits
 from broker import intake as intake_module
-from broker.wire import publish_with_headers
+from broker.internals import publish_with_headers
+from broker.requests import NoAnswer
 from contract.announcements import Announced
 from contract.errors import AcceptanceUnknown, QueueUnavailable
 from contract.ids import PredictionId
@@ -53,8 +57,26 @@ class Restartable:
         assert self._process is not None
         os.kill(self._process.pid, which)
 
+    async def freeze(self) -> None:
+        """Stop the server where it is, and wait until all its threads have stopped."""
+        assert self._process is not None
+        self.signal(signal.SIGSTOP)
+        threads = Path(f"/proc/{self._process.pid}/task")
+
+        async def stopped() -> bool:
+            states = [(task / "stat").read_text().rpartition(")")[2] for task in threads.iterdir()]
+            return all(state.split()[0] == "T" for state in states)
+
+        await until(stopped)
+
     async def connect(self, *, token: str = "token") -> Broker:
         return await Broker.connect(self.server.url, names=NAMES, token=token, client_name="test")
+
+
+@pytest.fixture(autouse=True)
+def _silence_helps_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An intake that hears nothing starts anew in the end; here it has to know better."""
+    monkeypatch.setattr(intake_module, "SILENCE_S_MAX", 60)
 
 
 @pytest.fixture
@@ -92,6 +114,13 @@ async def up(broker: Broker) -> None:
         return broker.is_connected
 
     await until(is_up)
+
+
+async def in_flight(broker: Broker, count: int) -> None:
+    async def is_so() -> bool:
+        return len(broker._requests._waiting) == count
+
+    await until(is_so)
 
 
 async def short_leases(nats: Restartable, lease_s: float) -> None:
@@ -155,15 +184,18 @@ async def test_reads_fail_at_once_while_the_server_is_down(
 
 
 async def test_publishes_in_flight_when_the_server_dies_succeed_once_it_is_back(
-    nats: Restartable, broker: Broker
+    nats: Restartable, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("broker.publisher.ANSWER_TIMEOUT_S", 60)  # the lost connection must tell
+    monkeypatch.setattr("broker.publisher.PUBLISH_S_MAX", 60)
     tickets = [a_ticket() for _ in range(200)]
-    nats.signal(signal.SIGSTOP)  # so that they are in flight for certain
+    await nats.freeze()  # so that they are in flight for certain
     publishing = asyncio.gather(*(broker.publish(ticket) for ticket in tickets))
-    await asyncio.sleep(0)
+    await in_flight(broker, 200)
     await nats.kill()
     await nats.start()
-    await publishing
+    async with asyncio.timeout(15):
+        await publishing
     assert (await broker.depth()).tickets == 200
     for ticket in tickets:
         assert await broker.find(ticket.id) is not None
@@ -173,9 +205,9 @@ async def test_a_publish_the_server_never_confirms_is_unknown(
     nats: Restartable, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("broker.publisher.PUBLISH_S_MAX", 0.5)
-    nats.signal(signal.SIGSTOP)
+    await nats.freeze()
     publishing = asyncio.create_task(broker.publish(a_ticket()))
-    await asyncio.sleep(0.05)
+    await in_flight(broker, 1)
     await nats.kill()
     with pytest.raises(AcceptanceUnknown):
         await publishing
@@ -185,12 +217,37 @@ async def test_a_publish_repeated_by_ourselves_is_stored_once(
     nats: Restartable, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("broker.publisher.ANSWER_TIMEOUT_S", 0.2)
-    nats.signal(signal.SIGSTOP)
+    await nats.freeze()
     publishing = asyncio.create_task(broker.publish(a_ticket()))
     await asyncio.sleep(0.7)  # the answer is overdue: several tries are on their way by now
     nats.signal(signal.SIGCONT)
     await publishing
     assert (await broker.depth()).tickets == 1
+
+
+async def test_a_repetition_is_not_stored_where_the_first_try_has_been_worked_off_meanwhile(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrivals = await intake(broker, 1).start()
+    requests = broker._requests
+    ask = requests.ask
+    tries: list[str] = []
+
+    async def loses_the_first_answer(subject: str, *given: bytes, **options: Any) -> Msg:
+        answer = await ask(subject, *given, **options)
+        if not subject.startswith("$JS"):
+            tries.append(subject)
+            if len(tries) == 1:
+                await arrivals.finish(1)
+                await broker.flush()
+                raise NoAnswer("lost")
+        return answer
+
+    monkeypatch.setattr(requests, "ask", loses_the_first_answer)
+    await broker.publish(a_ticket())
+    assert len(tries) == 2
+    assert (await broker.depth()).tickets == 0
+    await arrivals.intake.stop()
 
 
 async def test_an_intake_resumes_after_a_restart_by_itself(
@@ -253,6 +310,7 @@ async def test_a_lease_that_ends_brings_the_ticket_to_another_and_extending_keep
     with pytest.raises(TimeoutError):
         await others.next(deadline_s=1.0)  # twice the lease
     extending.cancel()
+    assert (await broker.depth()).tickets == 1, "extending a lease keeps the ticket"
     for each in (arrivals, others):
         await each.intake.stop()
     await other.close()
@@ -267,7 +325,7 @@ async def test_an_intake_notices_a_silent_server_and_neither_loses_nor_exceeds(
     await published(broker, 1)
     await arrivals.finish(1)
     pull = arrivals.intake._pull
-    nats.signal(signal.SIGSTOP)
+    await nats.freeze()
 
     async def renewed() -> bool:
         return arrivals.intake._pull is not pull
@@ -291,7 +349,6 @@ async def test_an_intake_uses_all_its_room_however_many_requests_have_expired(
 ) -> None:
     monkeypatch.setattr(intake_module, "EXPIRES_S", 0.3)
     monkeypatch.setattr(intake_module, "HEARTBEAT_S", 0.1)
-    monkeypatch.setattr(intake_module, "SILENCE_S_MAX", 60)  # it must not be what helps
     arrivals = await intake(broker, 8).start()
     for _ in range(4):
         await published(broker, 1)  # leaves the request partly filled
@@ -390,12 +447,7 @@ async def test_announcements_are_heard_again_after_a_restart_and_the_hook_tells(
         assert await heard.get() == [Announced(outcome.id, outcome)]
 
 
-async def test_a_connection_nats_py_gives_up_for_good_is_replaced(
-    nats: Restartable, broker: Broker
-) -> None:
-    heard: asyncio.Queue[list[Announced]] = asyncio.Queue()
-    await broker.subscribe_outcomes(heard.put_nowait)
-    arrivals = await intake(broker, 2).start()
+async def replaced_connection(broker: Broker) -> None:
     client = broker._connection.client
     # More than the server takes: it answers with an error and hangs up.
     too_much = b"x" * (NATS_PAYLOAD_BYTES_MAX + 1)
@@ -405,6 +457,18 @@ async def test_a_connection_nats_py_gives_up_for_good_is_replaced(
         return broker.is_connected and broker._connection.client is not client
 
     await until(replaced)
+
+
+async def test_a_connection_nats_py_gives_up_for_good_is_replaced(
+    nats: Restartable, broker: Broker
+) -> None:
+    heard: asyncio.Queue[list[Announced]] = asyncio.Queue()
+    await broker.subscribe_outcomes(heard.put_nowait)
+    arrivals = await intake(broker, 2).start()
+    await replaced_connection(broker)
+    # nats-py's own task failed; its report comes with the collection. Have it here, not in the
+    # middle of whatever runs later.
+    gc.collect()
     (ticket,) = await published(broker, 1)
     assert (await arrivals.next()).ticket == ticket
     outcome = Outcome(ticket.id, Status.CANCELED, 1, 2, 1)

@@ -1,4 +1,4 @@
-"""Guards the private parts of nats-py that `broker.wire` writes to."""
+"""Guards the private parts of nats-py that `broker.internals` leans on."""
 
 import asyncio
 import importlib.metadata
@@ -7,7 +7,7 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from broker.wire import publish_with_headers
+from broker.internals import abandon, publish_with_headers
 from tests.services import NatsAddress
 
 PAYLOADS = [b"", b"x", bytes(range(256)) * 4, b"\r\n" * 1000, b"y" * 3_000_000]
@@ -47,6 +47,39 @@ async def test_messages_arrive_bit_for_bit_and_in_order_among_those_sent_publicl
             assert between.data == b"between"
             assert between.headers == message.headers
     await client.close()
+
+
+async def test_a_message_needs_no_other_to_be_sent(
+    nats_server: NatsAddress, namespace: str
+) -> None:
+    client, listener = await connected(nats_server), await connected(nats_server)
+    subscription = await listener.subscribe(namespace)
+    await listener.flush()
+    await publish_with_headers(client, namespace, b"alone", reply="to.me", headers={"A": "b"})
+    assert (await subscription.next_msg(timeout=10)).data == b"alone"
+    await client.close()
+    await listener.close()
+
+
+async def test_abandoning_a_closed_client_ends_its_tasks(
+    nats_server: NatsAddress, namespace: str
+) -> None:
+    async def hear(message: Msg) -> None:
+        raise AssertionError(message)
+
+    client = await connected(nats_server)
+    before = asyncio.all_tasks()
+    await client.subscribe(namespace, cb=hear)
+    (task,) = asyncio.all_tasks() - before
+    # Closing fails where nats-py sends what is pending: the subscriptions are left as they are.
+    client._pending, client._pending_data_size = ["not bytes"], 9  # type: ignore[list-item]
+    with pytest.raises(TypeError):
+        await client.close()
+    assert client.is_closed
+    assert not task.done()
+    abandon(client)
+    await asyncio.wait([task], timeout=10)
+    assert task.done()
 
 
 async def test_nothing_stays_in_the_buffer(nats_server: NatsAddress, namespace: str) -> None:

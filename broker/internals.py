@@ -1,0 +1,44 @@
+"""The private parts of nats-py we lean on. No other file touches any; hence the pinned version.
+
+tests/integration/test_broker_internals.py fails when they change.
+"""
+
+from nats.aio.client import Client
+
+
+async def publish_with_headers(
+    client: Client, subject: str, payload: bytes, *, reply: str, headers: dict[str, str]
+) -> None:
+    """Hand a message to the socket, without copying its payload.
+
+    `Client.publish` joins headers and payload into one string, which copies a payload three times,
+    and checks each header by regular expression: 35 us of CPU against 26 at 1 KB, 170 against 95
+    at 100 KB.
+
+    Args:
+        client: is connected. The server's limit on payloads is the caller's to keep.
+        subject, reply, headers: ours, that is without white space at the ends or line breaks.
+    """
+    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    header = f"NATS/1.0\r\n{lines}\r\n"
+    assert header.isascii()  # or its length in bytes would be another
+    sizes = f"{len(header)} {len(header) + len(payload)}"
+    command = f"HPUB {subject} {reply} {sizes}\r\n{header}".encode()
+    client._pending += (command, payload, b"\r\n")
+    client._pending_data_size += len(command) + len(payload) + 2
+    if client._flush_queue is not None and client._flush_queue.empty():
+        await client._flush_pending()
+
+
+def abandon(client: Client) -> None:
+    """End the tasks and the socket of a closed client.
+
+    Where closing fails half-way (the server hung up while data was pending), nats-py leaves its
+    socket open and one task per subscription waiting for ever.
+    """
+    assert client.is_closed
+    for subscription in client._subs.values():
+        subscription._stop_processing()
+    client._subs.clear()
+    if client._transport is not None:
+        client._transport.close()  # type: ignore[no-untyped-call]
