@@ -16,7 +16,7 @@ from standalone.state import Running
 from standalone.up import until_stopped
 from tritonq.client import AsyncClient
 from tritonq.command.show import notes_console
-from tritonq.command.up import listening, request_to_try, run_up
+from tritonq.command.up import listening, request_to_try, run_up, say
 from tritonq.errors import TritonqError
 from tritonq.results import Item
 
@@ -41,13 +41,12 @@ def demo(notes: Console, *, once: bool, options: Options | None = None) -> int:
 
     async def work(running: Running) -> int:
         failed = await show(running, Console())
-        notes.print()
-        notes.print(listening(running), highlight=False)
+        say(notes, f"\n{listening(running)}")
         if once:
             return int(failed > 0)
         command = request_to_try(running, photographs()[0].relative_to(ROOT))
-        notes.print(f"\nTry it:  {command}", highlight=False)
-        notes.print("\nUp until Ctrl-C; what was accepted is kept.")
+        say(notes, f"\nTry it:  {command}")
+        say(notes, "\nUp until Ctrl-C; what was accepted is kept.")
         return await until_stopped(running)
 
     return run_up(options or Options(), notes, work)

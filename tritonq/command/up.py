@@ -20,8 +20,8 @@ def run_up(options: Options, notes: Console, at_work: Work | None = None) -> int
     """Run everything until Ctrl-C, or until `at_work` returns; return the exit code."""
 
     async def stay(running: Running) -> int:
-        notes.print(listening(running), highlight=False)
-        notes.print("Ready. Ctrl-C stops everything; what was accepted is kept.")
+        say(notes, listening(running))
+        say(notes, "Ready. Ctrl-C stops everything; what was accepted is kept.")
         return await until_stopped(running)
 
     try:
@@ -29,16 +29,20 @@ def run_up(options: Options, notes: Console, at_work: Work | None = None) -> int
             up(options, tell=lambda event: show_event(event, notes), at_work=at_work or stay)
         )
     except CannotStart as refusal:
-        notes.print(Text(f"Cannot start: {refusal}", style="red"))
+        say(notes, f"Cannot start: {refusal}", style="red")
         return FAILED
 
 
 def show_event(event: Event, notes: Console) -> None:
-    style = "yellow" if event.kind in WORSE else "dim"
+    say(notes, f"  {event}", style="yellow" if event.kind in WORSE else "dim")
+
+
+def say(notes: Console, text: str, *, style: str = "") -> None:
+    """Print `text` as it is, whether or not somebody still reads."""
     # Whoever read this may have left (`tritonq up | head`, a closed terminal); everything else goes
     # on all the same. rich turns a broken pipe into SystemExit.
     with contextlib.suppress(OSError, SystemExit):
-        notes.print(Text(f"  {event}", style=style))
+        notes.print(Text(text, style=style))
 
 
 def listening(running: Running) -> str:
