@@ -1,4 +1,7 @@
-"""`python -m gateway`: reads the settings, serves until SIGTERM or SIGINT, finishes, exits 0."""
+"""`python -m gateway`: reads the settings, serves until SIGTERM or SIGINT, finishes.
+
+Exit status: 0 after a stop that was asked for, 2 where the configuration is wrong, 1 after a bug.
+"""
 
 import asyncio
 import gc
@@ -9,30 +12,33 @@ import sys
 import uvloop
 from pydantic import ValidationError
 
-from gateway.app import open_gateway
-from gateway.server import GatewayServer, make_server
+from gateway.app import WrongConfiguration, open_gateway
+from gateway.server import listen, make_server
 from gateway.settings import GatewaySettings
+from ledger import SchemaTooNew
 from telemetry.logs import configure_logs
 
 log = logging.getLogger("gateway")
-
-EXIT_USAGE = 2
 
 
 def main() -> int:
     try:
         settings = GatewaySettings()
     except ValidationError as error:
-        for problem in error.errors():
-            name = "_".join(str(part) for part in problem["loc"]).upper()
-            sys.stderr.write(f"gateway: {'GATEWAY_' + name if name else ''}: {problem['msg']}\n")
-        return EXIT_USAGE
+        configure_logs("gateway")
+        for problem in error.errors(include_url=False, include_context=False, include_input=False):
+            setting = "GATEWAY_" + "_".join(str(part) for part in problem["loc"]).upper()
+            log.critical("settings.wrong", extra={"setting": setting, "reason": problem["msg"]})
+        return 2
     configure_logs("gateway", settings.log_level)
     try:
         uvloop.run(serve(settings))
-    except (ValueError, OSError) as error:
-        log.critical("gateway.cannot_start", extra={"reason": str(error)})
-        return EXIT_USAGE
+    except (WrongConfiguration, SchemaTooNew) as error:
+        log.critical("configuration.wrong", extra={"reason": str(error)})
+        return 2
+    except Exception:
+        log.critical("gateway.bug", exc_info=True)
+        return 1
     return 0
 
 
@@ -40,35 +46,38 @@ async def serve(settings: GatewaySettings) -> None:
     """Serve until told to stop.
 
     Raises:
-        ValueError: the settings or the model repository make no sense.
+        WrongConfiguration, SchemaTooNew: somebody has to change something.
     """
+    try:
+        listener = listen(settings.host, settings.port)
+    except OSError as error:
+        where = f"{settings.host}:{settings.port}"
+        raise WrongConfiguration(f"cannot listen on {where}: {error.strerror}") from error
     async with open_gateway(settings) as gateway:
         server = make_server(
             gateway.asgi,
-            host=settings.host,
-            port=settings.port,
+            listener,
             connections_max=settings.connections_max,
             drain_s_max=settings.drain_s_max,
             when_stopping=gateway.stop_waiting,
         )
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, _stop, server)
-        # What is alive now stays alive: the collector need never look at it again.
+            loop.add_signal_handler(number, server.stop)
+        # What is alive now stays alive: the collector need never look at it again, nor as often as
+        # in a program that makes cycles.
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 50, 100)
-        serving = asyncio.create_task(server.serve(), name="gateway.serve")
+        host, port = listener.getsockname()[:2]
+        log.info("gateway.listening", extra={"host": host, "port": port})
+        serving = asyncio.create_task(server.run_until_stopped(), name="gateway.serve")
         await asyncio.wait({serving, *gateway.background}, return_when=asyncio.FIRST_COMPLETED)
-        _stop(server)
+        server.stop()
         await serving
         for task in gateway.background:
             if task.done():
                 task.result()  # a bug: it ends the process, whoever watches starts another
-
-
-def _stop(server: GatewayServer) -> None:
-    server.should_exit = True
 
 
 if __name__ == "__main__":

@@ -6,14 +6,15 @@ The application is FastAPI's; its endpoints are Starlette's, since they read and
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 
 import msgspec
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -46,7 +47,14 @@ from tasks.registry import task
 
 VERSION = version("tritonq")
 
+# FastAPI's own; asking whether anybody listens costs a twentieth of a request. Ours is in `edge`.
+_NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
+
 Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+class WrongConfiguration(Exception):
+    """Nothing that time could heal: somebody has to change something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,61 +73,71 @@ async def open_gateway(settings: GatewaySettings) -> AsyncIterator[Gateway]:
     Services that are away do not keep it from opening.
 
     Raises:
-        ValueError: the settings, or the model repository, make no sense; says what.
+        WrongConfiguration: the settings, or the model repository, make no sense; says what.
     """
-    catalog = read_catalog(
-        settings.model_repository,
-        offered=settings.models,
-        config_name=settings.model_config_name,
-    )
-    tasks = read_tasks(catalog)
-    auth = make_auth(settings)
-    blobs = Blobs.open(settings.blobs_url)
+    try:
+        catalog = _read_catalog(settings)
+        tasks = _read_tasks(catalog)
+        auth = _make_auth(settings)
+        blobs = Blobs.open(settings.blobs_url)
+        ledger = await Ledger.connect(
+            settings.postgres_dsn.get_secret_value(),
+            connections_max=settings.ledger_connections_max,
+        )
+    except (ValueError, ServiceError) as error:
+        raise WrongConfiguration(str(error)) from error
+    async with AsyncExitStack() as opened:
+        opened.push_async_callback(ledger.close)
+        broker = await _connect_broker(settings)
+        opened.push_async_callback(broker.close)
+
+        names = [model.name for model in catalog]
+        follower = Follower(ledger, broker, waiters_max=settings.waiters_max)
+        health = Health(ledger, broker, names, time.monotonic)
+        await broker.subscribe_outcomes(follower.heard)
+        await broker.subscribe_dispatchers(health.heard)
+        broker.when_connected(follower.reconnected)
+
+        submitter = Submitter(catalog, tasks, broker, blobs, now_ms=_now_ms, random=os.urandom)
+        public_url = settings.public_url
+        predictions = Predictions(
+            submitter, follower, Listing(ledger, broker), blobs, public_url=public_url
+        )
+        models = Models(catalog, tasks, since=datetime.now(UTC), public_url=public_url)
+        app = build_app(predictions, models, health, document(catalog, tasks, version=VERSION))
+
+        upkeep = Upkeep(ledger, broker, names, _queue_limits(settings))
+        background = (
+            asyncio.create_task(follower.run(), name="gateway.follow"),
+            asyncio.create_task(upkeep.run(), name="gateway.upkeep"),
+        )
+        opened.push_async_callback(_end, background)
+        yield Gateway(Edge(app, auth, _edge_limits(settings)), background, follower.stop_waiting)
+
+
+async def _end(tasks: Collection[asyncio.Task[None]]) -> None:
+    for each in tasks:
+        each.cancel()
+    await asyncio.wait(tasks)
+
+
+async def _connect_broker(settings: GatewaySettings) -> Broker:
     token = settings.nats_token
-    broker = await Broker.connect(
+    return await Broker.connect(
         settings.nats_url,
         names=QueueNames(settings.namespace),
         token=token.get_secret_value() if token else None,
         client_name="gateway",
     )
-    ledger = await Ledger.connect(
-        settings.postgres_dsn.get_secret_value(), connections_max=settings.ledger_connections_max
-    )
-    follower = Follower(ledger, broker, waiters_max=settings.waiters_max)
-    health = Health(ledger, broker, [model.name for model in catalog], time.monotonic)
-    limits = QueueLimits(tickets_max=settings.queue_tickets_max, bytes_max=settings.queue_bytes_max)
-    upkeep = Upkeep(ledger, broker, [model.name for model in catalog], limits)
-    await broker.subscribe_outcomes(follower.heard)
-    await broker.subscribe_dispatchers(health.heard)
-    broker.when_connected(follower.reconnected)
-    submitter = Submitter(
-        catalog, tasks, broker, blobs, now_ms=lambda: time.time_ns() // 1_000_000, random=os.urandom
-    )
-    public_url = settings.public_url
-    predictions = Predictions(
-        submitter, follower, Listing(ledger, broker), blobs, public_url=public_url
-    )
-    models = Models(catalog, tasks, since=datetime.now(UTC), public_url=public_url)
-    app = build_app(predictions, models, health, document(catalog, tasks, version=VERSION))
-    background = (
-        asyncio.create_task(follower.run(), name="gateway.follow"),
-        asyncio.create_task(upkeep.run(), name="gateway.upkeep"),
-    )
-    try:
-        yield Gateway(Edge(app, auth, edge_limits(settings)), background, follower.stop_waiting)
-    finally:
-        for each in background:
-            each.cancel()
-        await asyncio.wait(background)
-        await ledger.close()
-        await broker.close()
 
 
 def build_app(
     predictions: Predictions, models: Models, health: Health, openapi: dict[str, object]
 ) -> FastAPI:
     """The application with all its routes."""
-    app = FastAPI(title=TITLE, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = FastAPI(
+        title=TITLE, docs_url=None, redoc_url=None, redirect_slashes=False, telemetry=_NO_TELEMETRY
+    )
     app.openapi = lambda: openapi  # type: ignore[method-assign] # FastAPI's documented hook
     # The busiest come first: routes are tried in order.
     _add(app, "/v1/models/{owner}/{name}/predictions", predictions.of_model, "POST")
@@ -143,7 +161,19 @@ def build_app(
     return app
 
 
-def read_tasks(catalog: Catalog) -> dict[str, Task]:
+def _read_catalog(settings: GatewaySettings) -> Catalog:
+    """Raises ValueError where nothing is on offer."""
+    catalog = read_catalog(
+        settings.model_repository,
+        offered=settings.models,
+        config_name=settings.model_config_name,
+    )
+    if not len(catalog):
+        raise ValueError(f"{settings.model_repository} holds no model that is built")
+    return catalog
+
+
+def _read_tasks(catalog: Catalog) -> dict[str, Task]:
     """The tasks of all models on offer, by name. Raises ValueError where one does not fit."""
     tasks: dict[str, Task] = {}
     for model in catalog:
@@ -152,13 +182,13 @@ def read_tasks(catalog: Catalog) -> dict[str, Task]:
     return tasks
 
 
-def make_auth(settings: GatewaySettings) -> Auth:
+def _make_auth(settings: GatewaySettings) -> Auth:
     if settings.auth == "none":
         return LoopbackAuth()
     return TokenAuth(parse_tokens(settings.tokens.get_secret_value()))
 
 
-def edge_limits(settings: GatewaySettings) -> EdgeLimits:
+def _edge_limits(settings: GatewaySettings) -> EdgeLimits:
     return EdgeLimits(
         header_bytes_max=settings.header_bytes_max,
         body_bytes_max=settings.body_bytes_max,
@@ -166,6 +196,14 @@ def edge_limits(settings: GatewaySettings) -> EdgeLimits:
         body_wait_s=settings.body_wait_s,
         requests_max=settings.requests_max,
     )
+
+
+def _queue_limits(settings: GatewaySettings) -> QueueLimits:
+    return QueueLimits(tickets_max=settings.queue_tickets_max, bytes_max=settings.queue_bytes_max)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _add(app: FastAPI, path: str, endpoint: Endpoint, *methods: str) -> None:

@@ -8,8 +8,10 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
+from prometheus_client import Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from contract.errors import Overloaded, ServiceError, TooLarge
@@ -216,5 +218,15 @@ def _count(scope: Scope, status: int, seconds: float) -> None:
     # The router leaves the route's path here: labels must not come from what a caller typed.
     route = scope["state"].get("route", "none")
     method = scope["method"] if scope["method"] in _METHODS else "other"
-    metrics.HTTP_REQUESTS.labels(route, method, status).inc()
-    metrics.HTTP_SECONDS.labels(route, method).observe(seconds)
+    _requests(route, method, status).inc()
+    _seconds(route, method).observe(seconds)
+
+
+@cache
+def _requests(route: str, method: str, status: int) -> Counter:
+    return metrics.HTTP_REQUESTS.labels(route, method, status)
+
+
+@cache
+def _seconds(route: str, method: str) -> Histogram:
+    return metrics.HTTP_SECONDS.labels(route, method)

@@ -6,6 +6,7 @@ reads; its protocol class is extended here by these three bounds.
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from typing import Any
@@ -20,6 +21,7 @@ from gateway.problems import HeadersTooLarge, RequestTimeout, problem
 HEAD_WAIT_S = 10.0  # from a connection's (or the next request's) first byte to its last header
 LINGER_S = 5.0  # how long a body that was refused may still flow before the connection is cut
 LINGER_BYTES_MAX = 64 * 1024 * 1024  # and how much of it
+BACKLOG = 2048  # connections the system holds for us while we are busy
 HEAD_BYTES_MAX = 128 * 1024  # the application's own limit is lower; this one is for endless heads
 
 
@@ -111,17 +113,21 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 class GatewayServer(uvicorn.Server):
     """A uvicorn that lets waiting callers go before it stops, and leaves signals to its owner."""
 
-    def __init__(self, config: uvicorn.Config, when_stopping: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, listener: socket.socket, when_stopping: Callable[[], None]
+    ) -> None:
         super().__init__(config)
+        self._listener = listener
         self._when_stopping = when_stopping
 
-    @property
-    def port(self) -> int:
-        """The port it listens on; once `started`."""
-        port: int = self.servers[0].sockets[0].getsockname()[1]
-        return port
+    async def run_until_stopped(self) -> None:
+        """Serve until `stop`, then finish what is in progress."""
+        await self.serve(sockets=[self._listener])
 
-    async def shutdown(self, sockets: Any = None) -> None:
+    def stop(self) -> None:
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._when_stopping()
         await super().shutdown(sockets)
 
@@ -131,23 +137,31 @@ class GatewayServer(uvicorn.Server):
         yield
 
 
+def listen(host: str, port: int) -> socket.socket:
+    """Open the port; 0 takes a free one.
+
+    Raises:
+        OSError: taken, not allowed, or not an address of this machine.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=BACKLOG)
+
+
 def make_server(
     app: ASGIApp,
+    listener: socket.socket,
     *,
-    host: str,
-    port: int,
     connections_max: int,
     drain_s_max: float,
     when_stopping: Callable[[], None],
 ) -> GatewayServer:
-    """A server for `app`, ready to `serve()`; set its `should_exit` to stop it."""
+    """A server for `app` on a port from `listen`."""
     config = uvicorn.Config(
         app,
-        host=host,
-        port=port,
         http=BoundedHttpProtocol,
         ws="none",
         lifespan="on",
+        backlog=BACKLOG,
         limit_concurrency=connections_max,
         timeout_graceful_shutdown=max(1, round(drain_s_max)),
         proxy_headers=False,  # PUBLIC_URL says what a proxy would have to be believed about
@@ -156,4 +170,4 @@ def make_server(
         access_log=False,
         log_config=None,
     )
-    return GatewayServer(config, when_stopping)
+    return GatewayServer(config, listener, when_stopping)

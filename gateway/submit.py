@@ -8,8 +8,10 @@ blob nobody refers to.
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import msgspec
+from prometheus_client import Counter
 
 from blobs import Blobs
 from broker import Broker
@@ -112,7 +114,7 @@ class Submitter:
         """
         stored = await self._with_large_files_in_blobs(ticket)
         await self._broker.publish(stored)
-        metrics.ACCEPTED.labels(ticket.model, ticket.priority.value).inc()
+        _accepted(ticket.model, ticket.priority).inc()
         return ticket.without_contents()
 
     async def _with_large_files_in_blobs(self, ticket: Ticket) -> Ticket:
@@ -125,6 +127,11 @@ class Submitter:
                 await self._blobs.put(file.content, file.sha256)
                 files[name] = msgspec.structs.replace(file, content=None)
         return ticket if room >= 0 else msgspec.structs.replace(ticket, files=files)
+
+
+@cache
+def _accepted(model: str, priority: Priority) -> Counter:
+    return metrics.ACCEPTED.labels(model, priority.value)
 
 
 def given_to(task: Task, model: Model, asked: Asked) -> Given:

@@ -23,7 +23,7 @@ from contract.announcements import DispatcherStatus
 from contract.prediction import Failure, Outcome, Prediction, Priority, Status
 from contract.queue import QueueNames
 from gateway.app import open_gateway
-from gateway.server import make_server
+from gateway.server import listen, make_server
 from gateway.settings import GatewaySettings
 from ledger import Ledger
 from tests.services import MODEL_REPOSITORY, NatsAddress
@@ -79,24 +79,21 @@ def make_settings(
 async def serving(settings: GatewaySettings) -> AsyncIterator[RunningGateway]:
     """Serve on a free port, in this process."""
     async with open_gateway(settings) as gateway:
+        listener = listen(settings.host, settings.port)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         server = make_server(
             gateway.asgi,
-            host=settings.host,
-            port=settings.port,
+            listener,
             connections_max=settings.connections_max,
             drain_s_max=settings.drain_s_max,
             when_stopping=gateway.stop_waiting,
         )
-        serve = asyncio.create_task(server.serve())
-        async with asyncio.timeout(DEADLINE_S):
-            while not server.started:
-                await asyncio.sleep(0.005)
-        url = f"http://127.0.0.1:{server.port}"
+        serve = asyncio.create_task(server.run_until_stopped())
         try:
             async with httpx.AsyncClient(base_url=url, headers=ALICE, timeout=70) as client:
                 yield RunningGateway(url, settings, client)
         finally:
-            server.should_exit = True
+            server.stop()
             await serve
 
 

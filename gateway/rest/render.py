@@ -6,6 +6,7 @@ other, no null among `urls`, `error` and `logs` are strings or null. What we add
 """
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
@@ -109,8 +110,14 @@ def _metrics(ticket: Ticket, outcome: Outcome) -> dict[str, float]:
 
 
 def _time(unix_ms: int) -> str:
-    moment = datetime.fromtimestamp(unix_ms / 1000, UTC)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{unix_ms % 1000:03d}Z"
+    seconds, milliseconds = divmod(unix_ms, 1000)
+    return f"{_second(seconds)}.{milliseconds:03d}Z"
+
+
+@lru_cache(maxsize=1024)
+def _second(unix_s: int) -> str:
+    # Formatting a time costs as much as the rest of a prediction; most are of the same seconds.
+    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 _ENCODER = msgspec.json.Encoder()
