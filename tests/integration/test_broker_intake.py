@@ -160,6 +160,32 @@ async def test_after_a_stop_everything_not_handed_over_goes_to_others(
     await others.intake.stop()
 
 
+async def test_what_arrives_too_late_or_too_much_is_given_back_at_once(
+    broker: Broker, nats_server: NatsAddress, namespace: str
+) -> None:
+    client = Client()
+    await client.connect(nats_server.url, token=nats_server.token)
+    answers = await client.subscribe(f"{namespace}_answers")
+    arrivals = await intake(broker, 1).start()
+    await published(broker, 1)
+    await arrivals.next()
+    pull = arrivals.intake._pull
+    assert pull is not None
+
+    async def answer_to_one_more() -> bytes:
+        more = a_ticket().to_bytes()
+        await client.publish(pull._inbox, more, reply=f"{namespace}_answers")
+        return (await answers.next_msg(timeout=10)).data
+
+    assert await answer_to_one_more() == b"-NAK", "the room is full"
+    arrivals.intake.release()
+    pull.open_for_work = False  # as a stop does first
+    assert await answer_to_one_more() == b"-NAK", "it is stopping"
+    assert len(arrivals.all) == 1
+    await arrivals.intake.stop()
+    await client.close()
+
+
 async def test_nothing_is_handed_over_after_a_stop(broker: Broker) -> None:
     arrivals = await intake(broker, 8).start()
     await arrivals.intake.stop()

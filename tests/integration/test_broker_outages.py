@@ -4,7 +4,7 @@ import asyncio
 import gc
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,33 @@ async def in_flight(broker: Broker, count: int) -> None:
     await until(is_so)
 
 
+async def nothing_more(tries: list[str]) -> None:
+    pass
+
+
+def note_tries(
+    broker: Broker,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    answered: Callable[[list[str]], Awaitable[None]] = nothing_more,
+) -> list[str]:
+    """The subjects of all publishes from now on; `answered` may fail after each answer."""
+    requests = broker._requests
+    ask = requests.ask
+    tries: list[str] = []
+
+    async def noted(subject: str, *given: bytes, **options: Any) -> Msg:
+        if subject.startswith("$JS"):
+            return await ask(subject, *given, **options)
+        tries.append(subject)
+        answer = await ask(subject, *given, **options)
+        await answered(tries)
+        return answer
+
+    monkeypatch.setattr(requests, "ask", noted)
+    return tries
+
+
 async def short_leases(nats: Restartable, lease_s: float) -> None:
     """Shorten the lease, which is 30 s, to what a test can wait for."""
     client = Client()
@@ -218,8 +245,13 @@ async def test_a_publish_repeated_by_ourselves_is_stored_once(
 ) -> None:
     monkeypatch.setattr("broker.publisher.ANSWER_TIMEOUT_S", 0.2)
     await nats.freeze()
+    tries = note_tries(broker, monkeypatch)
     publishing = asyncio.create_task(broker.publish(a_ticket()))
-    await asyncio.sleep(0.7)  # the answer is overdue: several tries are on their way by now
+
+    async def several() -> bool:
+        return len(tries) >= 3
+
+    await until(several)
     nats.signal(signal.SIGCONT)
     await publishing
     assert (await broker.depth()).tickets == 1
@@ -229,21 +261,14 @@ async def test_a_repetition_is_not_stored_where_the_first_try_has_been_worked_of
     broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arrivals = await intake(broker, 1).start()
-    requests = broker._requests
-    ask = requests.ask
-    tries: list[str] = []
 
-    async def loses_the_first_answer(subject: str, *given: bytes, **options: Any) -> Msg:
-        answer = await ask(subject, *given, **options)
-        if not subject.startswith("$JS"):
-            tries.append(subject)
-            if len(tries) == 1:
-                await arrivals.finish(1)
-                await broker.flush()
-                raise NoAnswer("lost")
-        return answer
+    async def lose_the_first(tries: list[str]) -> None:
+        if len(tries) == 1:
+            await arrivals.finish(1)
+            await broker.flush()
+            raise NoAnswer("lost")
 
-    monkeypatch.setattr(requests, "ask", loses_the_first_answer)
+    tries = note_tries(broker, monkeypatch, answered=lose_the_first)
     await broker.publish(a_ticket())
     assert len(tries) == 2
     assert (await broker.depth()).tickets == 0
