@@ -156,13 +156,13 @@ def given_to(task: Task, model: Model, asked: Asked) -> Given:
             field=f"input.{name}",
             rule="unique_names",
         )
-    typed = {
-        name: _typed(text, schema.get(name, {}).get("type")) for name, text in asked.input.items()
+    values = {
+        name: typed(text, schema.get(name, {}).get("type")) for name, text in asked.input.items()
     }
-    return Given(typed, files)
+    return Given(values, files)
 
 
-def _typed(text: JSON, kind: JSON) -> JSON:
+def typed(text: JSON, kind: JSON) -> JSON:
     """Read text as the schema's type; text that is none stays text, and the task refuses it."""
     try:
         match kind:

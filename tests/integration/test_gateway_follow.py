@@ -4,13 +4,18 @@ import asyncio
 import hashlib
 import time
 from collections.abc import AsyncIterator
+from typing import cast
 
 import httpx
 import pytest
 
 from blobs import Blobs
+from broker import Broker, Queued
+from contract.ids import PredictionId
 from contract.limits import INLINE_BYTES_MAX
+from gateway.follow import Follower
 from gateway.settings import GatewaySettings
+from ledger import Ledger
 from tests.gateways import (
     ALICE,
     PlayedDispatcher,
@@ -140,6 +145,33 @@ async def test_no_reader_ever_gets_a_false_404_while_predictions_end(
     done.set()
     await asyncio.gather(*readers)
     assert asked > 150
+
+
+class EndingBroker:
+    """The queue, at the moment when a prediction leaves it: after we asked the ledger."""
+
+    def __init__(self, broker: Broker, dispatcher: PlayedDispatcher) -> None:
+        self._broker = broker
+        self._dispatcher = dispatcher
+
+    async def find(self, prediction_id: PredictionId) -> Queued | None:
+        self._dispatcher.may_record.set()
+
+        async def has_left() -> bool:
+            return await self._broker.find(prediction_id) is None
+
+        await until(has_left)
+        return await self._broker.find(prediction_id)
+
+
+async def test_a_prediction_that_ends_between_ledger_and_queue_is_found_in_the_ledger(
+    gateway: RunningGateway, running: PlayedDispatcher, ledger: Ledger
+) -> None:
+    running.may_record.clear()
+    answer = await gateway.client.post(ECHO, json=TEXT)
+    broker = cast("Broker", EndingBroker(running.broker, running))
+    seen = await Follower(ledger, broker, waiters_max=1).find(answer.json()["id"])
+    assert seen.outcome is not None
 
 
 async def test_a_recorded_prediction_has_ended_although_its_ticket_is_still_there(

@@ -243,3 +243,24 @@ async def test_two_gateways_share_one_queue_and_one_ledger(
         accepted = (await gateway.client.post(ECHO, json=TEXT)).json()
         answer = await other.client.get(f"/v1/predictions/{accepted['id']}?wait=20")
         assert answer.json()["status"] == "succeeded"
+
+
+async def test_a_problems_type_leads_to_its_explanation(gateway: RunningGateway) -> None:
+    answer = await gateway.client.get("/v1/models/triton/nothing")
+    explained = await gateway.client.get(answer.json()["type"])
+    assert explained.text.startswith("unknown_model")
+    assert (await gateway.client.get("/problems/nonsense")).status_code == 404
+
+
+async def test_a_bug_is_a_problem_without_details_and_the_server_goes_on(
+    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("an internal detail")
+
+    monkeypatch.setattr("gateway.rest.models.Models._model", fail)
+    answer = await gateway.client.get("/v1/models")
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
+    assert answer.headers["x-should-retry"] == "false"
+    assert "internal detail" not in answer.text
+    assert (await gateway.client.get("/v1")).status_code == 200

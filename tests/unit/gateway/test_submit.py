@@ -5,7 +5,7 @@ import pytest
 from contract.catalog import Model, Tensor
 from contract.errors import InvalidInput
 from contract.prediction import JSON, File
-from gateway.submit import LONE_FILE, Asked, given_to
+from gateway.submit import LONE_FILE, Asked, given_to, typed
 from tasks.registry import task
 
 FILE = File("image/png", 3, "0" * 64, b"abc")
@@ -69,3 +69,21 @@ def test_a_field_given_as_file_and_as_text_is_refused() -> None:
 def test_json_is_left_as_it_is() -> None:
     asked = Asked(None, {"top_k": "3"}, {})
     assert given_to(task("image-classification"), CLASSIFIER, asked).input == {"top_k": "3"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "value"),
+    [
+        ("integer", "-3", -3),
+        ("number", "0.5", 0.5),
+        ("number", "half", "half"),
+        ("boolean", "true", True),
+        ("boolean", "false", False),
+        ("boolean", "yes", "yes"),
+        ("string", "3", "3"),
+        (None, "3", "3"),
+    ],
+)
+def test_each_type_of_a_schema_is_read_from_text(kind: str | None, text: str, value: JSON) -> None:
+    assert typed(text, kind) == value
+    assert type(typed(text, kind)) is type(value)
