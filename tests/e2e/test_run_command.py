@@ -23,7 +23,25 @@ FILES = 200
 ENOUGH = 30  # results that say that a run is in its middle
 RUN_S_MAX = 120.0
 
-Running = subprocess.Popen[str]
+
+class Run:
+    """A `tritonq run` under way. Its notes go to a file, so that only one pipe is read."""
+
+    def __init__(self, process: subprocess.Popen[str], notes: Path) -> None:
+        self.process = process
+        self._notes = notes
+
+    def some_lines(self) -> list[str]:
+        """The first results: the run is in its middle."""
+        assert self.process.stdout is not None
+        return list(islice(self.process.stdout, ENOUGH))
+
+    def finish(self) -> tuple[list[str], str]:
+        """Wait for the end; the results since the last ones read, and everything noted."""
+        assert self.process.stdout is not None
+        lines = self.process.stdout.readlines()
+        self.process.wait(RUN_S_MAX)
+        return lines, self._notes.read_text()
 
 
 @pytest.fixture(scope="module")
@@ -55,16 +73,20 @@ def run(installation: Up, tmp_path: Path) -> Callable[..., Any]:
     }
 
     @contextmanager
-    def started(folder: Path) -> Iterator[Running]:
-        with subprocess.Popen(
-            [sys.executable, "-m", "tritonq", "run", MODEL, str(folder), "--json"],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process:
+    def started(folder: Path) -> Iterator[Run]:
+        notes = tmp_path / "notes"
+        with (
+            notes.open("w") as stderr,
+            subprocess.Popen(
+                [sys.executable, "-m", "tritonq", "run", MODEL, str(folder), "--json"],
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+            ) as process,
+        ):
             try:
-                yield process
+                yield Run(process, notes)
             finally:
                 process.kill()
 
@@ -81,24 +103,18 @@ def ids(installation: Up) -> list[str]:
         return [prediction.id for prediction in client.predictions()]
 
 
-def some_lines(process: Running) -> list[str]:
-    """The first results: the run is in its middle."""
-    assert process.stdout is not None
-    return list(islice(process.stdout, ENOUGH))
-
-
 def test_every_photograph_has_one_outcome_though_the_dispatcher_is_killed_in_the_middle(
     installation: Up, photographs: Path, run: Callable[..., Any]
 ) -> None:
     before = ids(installation)
 
-    with run(photographs) as process:
-        first = some_lines(process)
+    with run(photographs) as started:
+        first = started.some_lines()
         os.killpg(installation.leader("dispatcher"), signal.SIGKILL)
-        rest, notes = process.communicate(timeout=RUN_S_MAX)
+        rest, notes = started.finish()
 
-    assert process.returncode == 0, notes
-    results = rows(first + rest.splitlines())
+    assert started.process.returncode == 0, notes
+    results = rows(first + rest)
     names = sorted(str(path) for path in photographs.iterdir())
     assert [result["file"] for result in results] == names
     assert {result["status"] for result in results} == {"succeeded"}
@@ -114,18 +130,18 @@ def test_a_run_stopped_by_ctrl_c_goes_on_and_submits_nothing_twice(
 ) -> None:
     before = ids(installation)
 
-    with run(photographs) as process:
-        some_lines(process)
-        process.send_signal(signal.SIGINT)
-        _, notes = process.communicate(timeout=RUN_S_MAX)
-    assert process.returncode == 130
+    with run(photographs) as started:
+        started.some_lines()
+        started.process.send_signal(signal.SIGINT)
+        _, notes = started.finish()
+    assert started.process.returncode == 130
     assert "The same command again continues" in notes
 
-    with run(photographs) as process:
-        lines, notes = process.communicate(timeout=RUN_S_MAX)
-    assert process.returncode == 0, notes
+    with run(photographs) as started:
+        lines, notes = started.finish()
+    assert started.process.returncode == 0, notes
     assert "going on with an interrupted run" in notes
-    results = rows(lines.splitlines())
+    results = rows(lines)
     assert [Path(result["file"]).name for result in results] == sorted(
         path.name for path in photographs.iterdir()
     )
@@ -143,11 +159,11 @@ def test_a_file_that_is_no_image_fails_alone_and_is_listed_at_the_end(
     truncated = (folder / "003.jpg").read_bytes()
     (folder / "003.jpg").write_bytes(truncated[: len(truncated) // 2])
 
-    with run(folder) as process:
-        lines, notes = process.communicate(timeout=RUN_S_MAX)
+    with run(folder) as started:
+        lines, notes = started.finish()
 
-    assert process.returncode == 1
-    statuses = [result["status"] for result in rows(lines.splitlines())]
+    assert started.process.returncode == 1
+    statuses = [result["status"] for result in rows(lines)]
     assert statuses[:3] == ["succeeded", "succeeded", "refused"]
     assert statuses[3] in ("refused", "failed")
     assert statuses[4] == "succeeded"
