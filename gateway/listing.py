@@ -65,10 +65,8 @@ class Listing:
         trail = read_cursor(cursor)
         here = trail[-1]
         scan = await self._scan_queue(here.before_sequence, rows_max, owner)
-        recorded = await self._ledger.ended([queued.ticket.id for queued in scan.tickets])
         ended = await self._ledger.page(before=here.before_id, rows_max=rows_max, owner=owner)
-        live = [queued for queued in scan.tickets if queued.ticket.id not in recorded]
-        rows, after = merge(live, scan, ended, here, rows_max=rows_max)
+        rows, after = merge(scan, ended, here, rows_max=rows_max)
         is_last = scan.is_complete and len(rows) < rows_max
         return Page(
             rows=rows,
@@ -106,19 +104,14 @@ class Scan:
 
 
 def merge(
-    live: Sequence[Queued],
-    scan: Scan,
-    ended: Sequence[Prediction],
-    here: Position,
-    *,
-    rows_max: int,
+    scan: Scan, ended: Sequence[Prediction], here: Position, *, rows_max: int
 ) -> tuple[list[Seen], Position]:
     """Merge two lists, each newest first; return the page and where the next one begins.
 
     Nothing older than the scan's horizon is shown: tickets that were not read may be newer.
     """
     shown = {prediction.id for prediction in ended}
-    waiting = [queued for queued in live if queued.ticket.id not in shown]
+    waiting = [queued for queued in scan.tickets if queued.ticket.id not in shown]
     recorded = [each for each in ended if scan.horizon is None or each.id >= scan.horizon]
     rows: list[Seen] = []
     taken = 0  # of `waiting`

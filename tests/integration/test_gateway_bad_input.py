@@ -10,6 +10,7 @@ import json
 import struct
 import zlib
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -376,14 +377,23 @@ async def test_a_second_request_on_a_connection_has_limits_of_its_own(
     client.close()
 
 
-async def test_a_refused_body_that_goes_on_is_cut_off_after_a_while(
+async def test_a_refused_body_that_trickles_on_is_cut_off_after_a_while(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.server.LINGER_S", 0.3)
     client = await RawClient.connect(gateway.url)
     client.send_head(CLASSIFY, content_type="image/png", content_length="900000000")
-    client.writer.write(bytes(100_000))
-    assert (await client.rest()).startswith(b"HTTP/1.1 413 ")
+
+    async def trickle() -> None:
+        while True:  # each byte would put off the end of an idle connection
+            client.writer.write(b"x")
+            await asyncio.sleep(0.05)
+
+    trickling = asyncio.create_task(trickle())
+    assert (await client.reader.readline()).startswith(b"HTTP/1.1 413 ")
+    with suppress(ConnectionResetError):
+        await client.rest()
+    trickling.cancel()
     client.close()
 
 

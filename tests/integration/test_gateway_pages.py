@@ -45,6 +45,20 @@ async def test_pages_show_waiting_and_ended_ones_together_newest_first(
     assert (whole["next"], whole["previous"]) == (None, None)
 
 
+async def test_what_is_recorded_and_still_in_the_queue_is_listed_once_as_ended(
+    gateway: RunningGateway, dispatcher: PlayedDispatcher
+) -> None:
+    dispatcher.may_ack.clear()
+    async with dispatcher.running():
+        ids = [
+            (await gateway.client.post(ECHO, json=TEXT, headers=WAIT)).json()["id"]
+            for _ in range(5)
+        ]
+        rows = await walk(gateway, "/v1/predictions?limit=2")
+    assert [row["id"] for row in rows] == ids[::-1]
+    assert {row["status"] for row in rows} == {"succeeded"}
+
+
 async def test_previous_leads_back_to_the_page_before(gateway: RunningGateway) -> None:
     for _ in range(5):
         await gateway.client.post(ECHO, json=TEXT)
