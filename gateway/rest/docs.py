@@ -26,7 +26,11 @@ def docs_routes(title: str) -> list[BaseRoute]:
             swagger_js_url="/docs/assets/swagger-ui-bundle.js",
             swagger_css_url="/docs/assets/swagger-ui.css",
             swagger_favicon_url="/docs/assets/favicon.png",
-            swagger_ui_parameters={"persistAuthorization": True, "tryItOutEnabled": True},
+            swagger_ui_parameters={
+                "persistAuthorization": True,
+                "tryItOutEnabled": True,
+                "validatorUrl": None,  # it would send the document to somebody else's server
+            },
         )
 
     async def to_docs(_: Request) -> Response:
