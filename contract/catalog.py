@@ -112,9 +112,9 @@ def parse_reference(text: str, *, field: str = "version") -> tuple[str, int | No
     Raises:
         InvalidInput: none of these; a bare number says what to write instead.
     """
-    if text.isdigit():
+    if text.isascii() and text.isdigit():
         raise InvalidInput(
-            f"a bare version number names no model; write {OWNER}.<model>.{_shown(text)}",
+            f"a bare version number names no model; write {OWNER}.<model>.{text[:18]}",
             field=field,
             rule="version_id",
         )

@@ -30,7 +30,7 @@ def test_every_spelling_names_the_model(text: str, expected: tuple[str, int | No
 
 
 def test_a_bare_number_says_what_to_write_instead() -> None:
-    with pytest.raises(InvalidInput, match=r"triton\.<model>\.'3'") as caught:
+    with pytest.raises(InvalidInput, match=r"triton\.<model>\.3$") as caught:
         parse_reference("3")
     assert (caught.value.field, caught.value.rule) == ("version", "version_id")
 
