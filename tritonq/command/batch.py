@@ -111,8 +111,14 @@ class Batch:
         # A stop cancels this wait but not the submit itself: an accepted prediction is noted.
         submitting = asyncio.ensure_future(self._submit(path, content, sha256))
         self._submitting.add(submitting)
-        submitting.add_done_callback(self._submitting.discard)
+        submitting.add_done_callback(self._answered)
         return await asyncio.shield(submitting)
+
+    def _answered(self, submitting: asyncio.Task[Prediction]) -> None:
+        self._submitting.discard(submitting)
+        # After a stop nobody asks for the error of a submit any more; asyncio would complain.
+        if not submitting.cancelled():
+            submitting.exception()
 
     async def _submit(self, path: Path, content: bytes, sha256: str) -> Prediction:
         job = self._job
