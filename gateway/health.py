@@ -20,6 +20,7 @@ HEARD_S_MAX = 5.0  # dispatchers tell their status every second
 DISPATCHERS_MAX = 1000  # remembered; more would be somebody making up names
 PING_S_MAX = 2.0
 FRESH_S = 1.0  # readiness is asked by whoever likes, and costs two round trips
+NOT_READY_FRESH_S = 0.1  # whoever starts us waits for the change
 
 
 class Readiness(msgspec.Struct, frozen=True):
@@ -59,10 +60,14 @@ class Health:
     async def readiness(self) -> Readiness:
         """What is missing; at most a second old."""
         async with self._asking:
-            if self._last is None or self._clock() - self._last[0] > FRESH_S:
-                readiness = await self._ask()
-                self._last = (self._clock(), readiness)
-            return self._last[1]
+            if self._last is not None:
+                asked_at, readiness = self._last
+                fresh_s = FRESH_S if readiness.ready else NOT_READY_FRESH_S
+                if self._clock() - asked_at <= fresh_s:
+                    return readiness
+            readiness = await self._ask()
+            self._last = (self._clock(), readiness)
+            return readiness
 
     async def _ask(self) -> Readiness:
         queue, ledger = await asyncio.gather(

@@ -8,7 +8,7 @@ import pytest
 from broker import Broker
 from contract.announcements import DispatcherStatus
 from contract.errors import LedgerUnavailable
-from gateway.health import DISPATCHERS_MAX, FRESH_S, HEARD_S_MAX, Health
+from gateway.health import DISPATCHERS_MAX, FRESH_S, HEARD_S_MAX, NOT_READY_FRESH_S, Health
 from ledger import Ledger
 
 
@@ -64,6 +64,14 @@ async def test_a_dispatcher_that_fell_silent_no_longer_counts() -> None:
     assert await world.missing() == {}
     world.clock.now += HEARD_S_MAX
     assert set(await world.missing()) == {"dispatcher"}
+
+
+async def test_a_part_that_comes_is_seen_soon() -> None:
+    world = World("a")
+    assert set(await world.missing()) == {"dispatcher"}
+    world.health.heard(DispatcherStatus("one", {"a": ""}))
+    world.clock.now += NOT_READY_FRESH_S * 1.01
+    assert (await world.health.readiness()).ready
 
 
 async def test_a_dispatcher_that_cannot_record_is_as_good_as_none() -> None:
