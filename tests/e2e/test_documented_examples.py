@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.test_up import Up, up
+from tests.installations import Up, up
 
 pytestmark = [pytest.mark.e2e, pytest.mark.triton, pytest.mark.timeout(300)]
 

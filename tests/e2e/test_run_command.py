@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.e2e.test_up import MODEL, Up, up
+from tests.installations import MODEL, Up, up
 
 pytestmark = [pytest.mark.e2e, pytest.mark.triton, pytest.mark.timeout(300)]
 
