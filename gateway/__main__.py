@@ -12,7 +12,8 @@ import sys
 import uvloop
 from pydantic import ValidationError
 
-from gateway.app import WrongConfiguration, open_gateway
+from configuration.process import EXIT_WRONG_CONFIGURATION, WrongConfiguration, log_problems
+from gateway.app import open_gateway
 from gateway.server import listen, make_server
 from gateway.settings import GatewaySettings
 from ledger import SchemaTooNew
@@ -26,16 +27,14 @@ def main() -> int:
         settings = GatewaySettings()
     except ValidationError as error:
         configure_logs("gateway")
-        for problem in error.errors(include_url=False, include_context=False, include_input=False):
-            setting = "GATEWAY_" + "_".join(str(part) for part in problem["loc"]).upper()
-            log.critical("settings.wrong", extra={"setting": setting, "reason": problem["msg"]})
-        return 2
+        log_problems(GatewaySettings, error)
+        return EXIT_WRONG_CONFIGURATION
     configure_logs("gateway", settings.log_level)
     try:
         uvloop.run(serve(settings))
     except (WrongConfiguration, SchemaTooNew) as error:
         log.critical("configuration.wrong", extra={"reason": str(error)})
-        return 2
+        return EXIT_WRONG_CONFIGURATION
     except Exception:
         log.critical("gateway.bug", exc_info=True)
         return 1

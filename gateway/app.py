@@ -23,6 +23,7 @@ from starlette.types import ASGIApp
 
 from blobs import Blobs
 from broker import Broker, QueueLimits
+from configuration.process import WrongConfiguration
 from contract.catalog import Catalog
 from contract.errors import ServiceError
 from contract.queue import QueueNames
@@ -51,10 +52,6 @@ VERSION = version("tritonq")
 _NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
 
 Endpoint = Callable[[Request], Awaitable[Response]]
-
-
-class WrongConfiguration(Exception):
-    """Nothing that time could heal: somebody has to change something."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,24 +5,22 @@ Built once in `__main__`. The rest of the code receives plain values, never this
 
 import ipaddress
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
-from contract.queue import DEFAULT_NAMESPACE
+from configuration.process import ProcessSettings
 
 MIB = 1024 * 1024
 
-_SECRETS = ("tokens", "nats_token", "postgres_dsn")
 
+class GatewaySettings(ProcessSettings):
+    """Prefix `GATEWAY_`."""
 
-class GatewaySettings(BaseSettings):
-    """Read from the environment, prefix `GATEWAY_`; secrets also from files, named by `*_FILE`."""
+    model_config = SettingsConfigDict(env_prefix="GATEWAY_")
 
-    model_config = SettingsConfigDict(
-        env_prefix="GATEWAY_", extra="ignore", frozen=True, hide_input_in_errors=True
-    )
+    SECRETS = (*ProcessSettings.SECRETS, "tokens")
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
@@ -39,35 +37,14 @@ class GatewaySettings(BaseSettings):
     )
     tokens_file: Path | None = Field(None, description="A file that holds TOKENS.")
 
-    nats_url: str = Field("nats://127.0.0.1:4222", description="NATS with JetStream.")
-    nats_token: SecretStr | None = Field(None, description="Token for NATS.")
-    nats_token_file: Path | None = Field(None, description="A file that holds NATS_TOKEN.")
-    namespace: str = Field(
-        DEFAULT_NAMESPACE,
-        pattern=r"^[A-Za-z0-9_]{1,64}$",
-        description="Keeps several installations apart on one NATS.",
-    )
-    postgres_dsn: SecretStr = Field(description="The ledger, `postgresql://user:password@host/db`.")
-    postgres_dsn_file: Path | None = Field(None, description="A file that holds POSTGRES_DSN.")
     ledger_connections_max: int = Field(
         4, ge=1, le=100, description="Connections to Postgres; GETs share them."
     )
-    blobs_url: str = Field(description="Where large inputs are kept: `file:///…`, `s3://…`, ….")
     queue_bytes_max: int = Field(
         20 * 1024 * MIB, ge=MIB, description="Bytes the queue may hold before submits get 429."
     )
     queue_tickets_max: int = Field(
         200_000, ge=1, description="Predictions the queue may hold before submits get 429."
-    )
-
-    model_repository: Path = Field(
-        Path("model_repository"), description="The repository that Triton serves."
-    )
-    model_config_name: str | None = Field(
-        None, description="Triton's --model-config-name, such as `cpu`."
-    )
-    models: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="Models on offer, in order of preference, by comma; empty: all."
     )
 
     body_bytes_max: int = Field(
@@ -94,36 +71,6 @@ class GatewaySettings(BaseSettings):
     drain_s_max: float = Field(
         10.0, gt=0, description="Time to finish requests in progress after SIGTERM."
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least severe log line that is written."
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _read_secret_files(cls, values: dict[str, Any]) -> dict[str, Any]:
-        for name in _SECRETS:
-            path = values.get(f"{name}_file")
-            if not path:
-                continue
-            if values.get(name):
-                raise ValueError(f"set {name} or {name}_file, not both")
-            try:
-                values[name] = Path(path).read_text(encoding="utf-8").strip()
-            except OSError as error:
-                raise ValueError(f"cannot read {name}_file: {error.strerror}") from None
-        return values
-
-    @field_validator("models", mode="before")
-    @classmethod
-    def _split_models(cls, value: object) -> object:
-        if isinstance(value, str):
-            return tuple(name.strip() for name in value.split(",") if name.strip())
-        return value
-
-    @field_validator("model_config_name", mode="before")
-    @classmethod
-    def _empty_is_none(cls, value: object) -> object:
-        return value or None
 
     @field_validator("public_url")
     @classmethod

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 
+import pytest
+
 from blobs import Blobs
 from broker import Broker
 from contract.announcements import DispatcherStatus
@@ -22,6 +24,7 @@ from dispatcher.outages import Outage
 from dispatcher.serve import Dispatcher, DispatcherLimits
 from inference import Triton, read_catalog
 from ledger import Ledger
+from standalone.triton import Triton as TritonServer
 from tests.services import MODEL_REPOSITORY, ROOT, NatsAddress
 from tests.tickets import fresh_id
 
@@ -43,7 +46,7 @@ class House:
     broker: Broker
     ledger: Ledger
     repository: Path = MODEL_REPOSITORY
-    models: tuple[str, ...] = ("identity",)
+    models: tuple[str, ...] = ("efficientnet_lite0", "identity")
     limits: DispatcherLimits = field(default=LIMITS)
 
     @property
@@ -76,6 +79,21 @@ class House:
         async with asyncio.timeout(deadline_s):
             while (await self.broker.depth()).tickets:
                 await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+def house(
+    nats_server: NatsAddress,
+    namespace: str,
+    ledger_dsn: str,
+    triton_server: TritonServer,
+    tmp_path: Path,
+    broker: Broker,
+    ledger: Ledger,
+) -> House:
+    return House(
+        nats_server, namespace, ledger_dsn, triton_server.grpc_address, tmp_path, broker, ledger
+    )
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = (
-    "contract", "tasks", "ledger", "blobs", "broker", "inference", "telemetry",
+    "contract", "tasks", "ledger", "blobs", "broker", "inference", "telemetry", "configuration",
     "gateway", "dispatcher", "weights", "standalone", "tritonq",
 )  # fmt: skip
 IGNORED = {".git", ".venv", ".venv-triton", ".cache", ".tritonq", "__pycache__", "1"} | {

@@ -1,5 +1,6 @@
-"""The fixtures of `tests/gateways.py`."""
+"""The fixtures of `tests/gateways.py` and `tests/dispatching.py`."""
 
+from tests.dispatching import house
 from tests.gateways import dispatcher, gateway, gateway_broker, settings
 
-__all__ = ["dispatcher", "gateway", "gateway_broker", "settings"]
+__all__ = ["dispatcher", "gateway", "gateway_broker", "house", "settings"]

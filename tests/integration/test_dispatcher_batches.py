@@ -2,39 +2,19 @@
 
 import asyncio
 import json
-from pathlib import Path
 
 import pytest
 from prometheus_client import REGISTRY
 
-from broker import Broker
 from contract.announcements import Announced
 from contract.limits import INLINE_BYTES_MAX
 from contract.prediction import Outcome, Status
-from ledger import Ledger
-from standalone.triton import Triton
 from tests.dispatching import House, dispatching, image_ticket, text_ticket
-from tests.services import ROOT, NatsAddress
+from tests.services import ROOT
 
 pytestmark = pytest.mark.triton
 
 CAT = (ROOT / "samples" / "cat.jpg").read_bytes()
-
-
-@pytest.fixture
-def house(
-    nats_server: NatsAddress,
-    namespace: str,
-    ledger_dsn: str,
-    triton_server: Triton,
-    tmp_path: Path,
-    broker: Broker,
-    ledger: Ledger,
-) -> House:
-    return House(
-        nats_server, namespace, ledger_dsn, triton_server.grpc_address, tmp_path, broker, ledger,
-        models=("efficientnet_lite0", "identity"),
-    )  # fmt: skip
 
 
 def output_of(outcome: Outcome) -> object:

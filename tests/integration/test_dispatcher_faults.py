@@ -12,7 +12,6 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from broker import Broker
 from contract.announcements import Announced
 from contract.ids import PredictionId
 from contract.prediction import Failure, Outcome, Prediction, Priority, Status
@@ -35,22 +34,6 @@ pytestmark = pytest.mark.triton
 
 CAT = (services.ROOT / "samples" / "cat.jpg").read_bytes()
 LEASE_AND_MORE_S = 75.0  # a killed dispatcher's tickets come back after 30 s
-
-
-@pytest.fixture
-def house(
-    nats_server: services.NatsAddress,
-    namespace: str,
-    ledger_dsn: str,
-    triton_server: Triton,
-    tmp_path: Path,
-    broker: Broker,
-    ledger: Ledger,
-) -> House:
-    return House(
-        nats_server, namespace, ledger_dsn, triton_server.grpc_address, tmp_path, broker, ledger,
-        models=("efficientnet_lite0", "identity"),
-    )  # fmt: skip
 
 
 class Announcements:

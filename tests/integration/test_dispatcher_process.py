@@ -9,7 +9,6 @@ from uuid import uuid4
 
 import pytest
 
-from broker import Broker
 from contract.prediction import Status
 from ledger import Ledger
 from standalone import server
@@ -19,21 +18,6 @@ from tests import services
 from tests.dispatching import House, dispatcher_process, text_ticket
 
 pytestmark = pytest.mark.triton
-
-
-@pytest.fixture
-def house(
-    nats_server: services.NatsAddress,
-    namespace: str,
-    ledger_dsn: str,
-    triton_server: Triton,
-    tmp_path: Path,
-    broker: Broker,
-    ledger: Ledger,
-) -> House:
-    return House(
-        nats_server, namespace, ledger_dsn, triton_server.grpc_address, tmp_path, broker, ledger
-    )
 
 
 def read(url: str) -> str:
@@ -50,7 +34,8 @@ async def test_it_serves_its_health_and_its_metrics(house: House) -> None:
         metrics = await asyncio.to_thread(read, f"http://127.0.0.1:{port}/metrics")
         process.terminate()
         assert await process.wait() == 0
-    assert health == {"dispatcher": "p1", "models": {"identity": ""}, "queue": ""}
+    models = dict.fromkeys(house.models, "")
+    assert health == {"dispatcher": "p1", "models": models, "queue": ""}
     assert 'tritonq_predictions_ended_total{model="identity",status="succeeded"} 2.0' in metrics
     assert 'tritonq_model_available{model="identity"} 1.0' in metrics
 

@@ -1,0 +1,101 @@
+"""The settings that every process has: the queue, the ledger, the blobs, the models.
+
+A process that cannot be configured says why, once, in its log, and ends with exit status 2; nothing
+but a person can mend it, so nobody should start it again and again.
+"""
+
+import logging
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from contract.queue import DEFAULT_NAMESPACE
+
+log = logging.getLogger(__name__)
+
+EXIT_WRONG_CONFIGURATION = 2
+
+
+class WrongConfiguration(Exception):
+    """Nothing that time could heal: somebody has to change something."""
+
+
+class ProcessSettings(BaseSettings):
+    """Read from the environment, with a prefix per process; secrets also from the file that
+    `<NAME>_FILE` names.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    SECRETS: ClassVar[tuple[str, ...]] = ("nats_token", "postgres_dsn")
+
+    nats_url: str = Field("nats://127.0.0.1:4222", description="NATS with JetStream.")
+    nats_token: SecretStr | None = Field(None, description="Token for NATS, if it asks for one.")
+    nats_token_file: Path | None = Field(None, description="A file that holds NATS_TOKEN.")
+    namespace: str = Field(
+        DEFAULT_NAMESPACE,
+        pattern=r"^[A-Za-z0-9_]{1,64}$",
+        description="Keeps several installations apart on one NATS.",
+    )
+    postgres_dsn: SecretStr = Field(
+        description="The ledger: `postgresql://user:password@host:port/database`."
+    )
+    postgres_dsn_file: Path | None = Field(None, description="A file that holds POSTGRES_DSN.")
+    blobs_url: str = Field(
+        description="Where input files are kept: `file:///folder`, `s3://bucket/prefix`, `gs://…`, "
+        "`az://…`."
+    )
+    model_repository: Path = Field(
+        Path("model_repository"), description="The folder that Triton serves, as seen from here."
+    )
+    model_config_name: str | None = Field(
+        None, description="Triton's --model-config-name: `cpu` takes configs/cpu.pbtxt."
+    )
+    models: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Models on offer, in order of preference, by comma; empty: all there are."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe log line that is written."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_secret_files(cls, given: dict[str, Any]) -> dict[str, Any]:
+        for name in cls.SECRETS:
+            path = given.get(f"{name}_file")
+            if not path:
+                continue
+            if given.get(name):
+                raise ValueError(f"set {name} or {name}_file, not both")
+            try:
+                given[name] = Path(path).read_text(encoding="utf-8").strip()
+            except OSError as error:
+                raise ValueError(f"cannot read {name}_file: {error.strerror}") from None
+        return given
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _split_models(cls, given: object) -> object:
+        if isinstance(given, str):
+            return tuple(name.strip() for name in given.split(",") if name.strip())
+        return given
+
+    @field_validator("model_config_name", mode="before")
+    @classmethod
+    def _empty_is_none(cls, given: object) -> object:
+        return given or None
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _lower(cls, given: object) -> object:
+        return given.lower() if isinstance(given, str) else given
+
+
+def log_problems(kind: type[ProcessSettings], error: ValidationError) -> None:
+    """Name each setting that is wrong, without repeating its value: it may be a secret."""
+    prefix = kind.model_config.get("env_prefix", "")
+    for problem in error.errors(include_url=False, include_context=False, include_input=False):
+        setting = prefix + "_".join(str(part) for part in problem["loc"]).upper()
+        log.critical("settings.wrong", extra={"setting": setting, "reason": problem["msg"]})
