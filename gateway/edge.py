@@ -205,7 +205,7 @@ def settled_path(path: str) -> str:
         path = "/" + path.lstrip("/")
     if path.startswith("/v1/v1/") or path == "/v1/v1":
         path = path[3:]
-    elif path.split("/", 2)[1] in _RESOURCES:
+    elif path[1:].partition("/")[0] in _RESOURCES:
         path = "/v1" + path
     return path.rstrip("/") or "/"
 

@@ -15,7 +15,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from contract.errors import ServiceError
+from contract.errors import CallerError, ServiceError
 from gateway.problems import HeadersTooLarge, RequestTimeout, problem
 
 HEAD_WAIT_S = 10.0  # from a connection's (or the next request's) first byte to its last header
@@ -91,9 +91,14 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def _head_too_slow(self) -> None:
         self._refuse(RequestTimeout(f"the headers did not arrive within {HEAD_WAIT_S:.0f} s"))
 
+    def send_400_response(self, msg: str) -> None:
+        # uvicorn's own answer is plain text.
+        self._refuse(CallerError(msg))
+
     def _refuse(self, error: ServiceError) -> None:
         """Answer in place of the application, which was not called, and close."""
         response = problem(error)
+        response.headers["connection"] = "close"
         status = HTTPStatus(response.status_code)
         lines = [f"HTTP/1.1 {status.value} {status.phrase}".encode()]
         lines += [name + b": " + value for name, value in response.raw_headers]

@@ -353,6 +353,26 @@ async def test_headers_without_end_are_cut_off(gateway: RunningGateway) -> None:
     client.close()
 
 
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"HELLO\r\n\r\n", 400),
+        (b"GET /healthz HTTP/1.1\r\ncontent-length: -1\r\n\r\n", 400),
+        (b"OPTIONS * HTTP/1.1\r\nconnection: close\r\nauthorization: %a\r\n\r\n", 404),
+        (b"CONNECT host:80 HTTP/1.1\r\nconnection: close\r\n\r\n", 400),
+    ],
+)
+async def test_what_names_no_path_or_is_no_http_is_a_problem_too(
+    gateway: RunningGateway, head: bytes, status: int
+) -> None:
+    client = await RawClient.connect(gateway.url)
+    client.writer.write(head.replace(b"%a", _BEARER.encode()))
+    answer = await client.rest()
+    assert answer.startswith(b"HTTP/1.1 %d " % status), answer
+    assert b"content-type: application/problem+json\r\n" in answer
+    client.close()
+
+
 async def test_headers_that_never_end_are_given_up(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:

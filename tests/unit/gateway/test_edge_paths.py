@@ -19,6 +19,8 @@ from gateway.edge import is_under, settled_path
         ("//", "/"),
         ("/predictionsx", "/predictionsx"),
         ("/healthz", "/healthz"),
+        ("*", "*"),  # of `OPTIONS *`
+        ("", "/"),
     ],
 )
 def test_every_base_url_that_clients_make_leads_to_the_same_path(asked: str, meant: str) -> None:
