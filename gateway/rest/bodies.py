@@ -198,6 +198,10 @@ class _InMemoryParser(MultiPartParser):
     # The body's size is bounded before it is read, and so many bytes at most are read at once:
     # parts need not go through the disk.
     spool_max_size = 1 << 40
+    has_ended = False
+
+    def on_end(self) -> None:
+        self.has_ended = True
 
 
 async def _parse_form(request: Request) -> FormData:
@@ -209,9 +213,17 @@ async def _parse_form(request: Request) -> FormData:
         max_part_size=FORM_FIELD_BYTES_MAX,
     )
     try:
-        return await parser.parse()
+        form = await parser.parse()
     except MultiPartException as error:
         raise InvalidInput(error.message, field="body", rule="multipart") from None
+    if not parser.has_ended:
+        # What came before would pass for the whole form: a field in the part that is missing
+        # would get its default.
+        await form.close()
+        raise InvalidInput(
+            "the form ends before its closing boundary", field="body", rule="multipart"
+        )
+    return form
 
 
 async def _chunks(request: Request) -> AsyncGenerator[bytes, None]:

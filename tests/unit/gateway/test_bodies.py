@@ -120,6 +120,7 @@ async def test_a_form_gives_files_by_name_and_the_rest_as_text() -> None:
         (b'{"input": {}, "webhook": "https://x"}', "application/json", False, "webhook",
          "not_offered"),
         (b"no form", FORM, False, "body", "multipart"),
+        (part("a", b"1") + b"--xx\r\nContent-Disposition: fo", FORM, False, "body", "multipart"),
         (b"--xx\r\n\r\n", "multipart/form-data", False, "body", "multipart"),
         (part("a", b"1") + part("a", b"2") + b"--xx--", FORM, False, "input.a", "unique_names"),
         (part("a", b"1", file="f") + part("a", b"2") + b"--xx--", FORM, False, "input.a",
