@@ -6,6 +6,7 @@ blob nobody refers to.
 """
 
 import asyncio
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -22,6 +23,9 @@ from contract.limits import INLINE_BYTES_MAX
 from contract.prediction import JSON, File, Priority, Ticket
 from tasks.base import Task
 from telemetry import metrics
+
+# As JSON writes one. `int` and `float` read more: spaces, 1_0, other scripts' digits.
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 LONE_FILE = ""  # the name of a file that came without one: it goes to the task's main field
 CHECKED_IN_THREAD_BYTES = 256 * 1024  # from here on a check could hold up everybody else
@@ -166,12 +170,12 @@ def typed(text: JSON, kind: JSON) -> JSON:
     """Read text as the schema's type; text that is none stays text, and the task refuses it."""
     try:
         match kind:
-            case "integer":
+            case "integer" if _NUMBER.fullmatch(text):
                 return int(text)
-            case "number":
+            case "number" if _NUMBER.fullmatch(text):
                 return float(text)
             case "boolean":
                 return {"true": True, "false": False}.get(text, text)
-    except ValueError:
+    except ValueError:  # an integer with a fraction, or thousands of digits
         return text
     return text

@@ -3,7 +3,6 @@
 Source of `Prefer`: RFC 7240, and Replicate's use of it (`wait`, `wait=N`).
 """
 
-import math
 import re
 
 from contract.errors import InvalidInput
@@ -14,6 +13,9 @@ from contract.prediction import Priority
 WAIT_S_MAX = 55.0
 
 _PREFERENCE = re.compile(r'\s*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)\s*(?:=\s*"?([^";]*?)"?\s*)?(?:;.*)?')
+
+# `float` reads more: infinity, spaces, 1_0, other scripts' digits.
+_SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?(e[0-9]+)?")
 
 
 def preferred_wait_s(prefer: str | None) -> float | None:
@@ -64,8 +66,4 @@ def parse_priority(value: object, *, field: str) -> Priority:
 
 
 def _seconds(text: str) -> float | None:
-    try:
-        seconds = float(text)
-    except ValueError:
-        return None
-    return seconds if math.isfinite(seconds) and seconds >= 0 else None
+    return float(text) if _SECONDS.fullmatch(text) else None

@@ -46,7 +46,9 @@ def test_a_wait_in_the_query_is_capped_and_a_bare_one_is_as_long_as_possible() -
     assert queried_wait_s("1e9") == WAIT_S_MAX
 
 
-@pytest.mark.parametrize("text", ["soon", "-1", "nan", "inf", "1;2"])
+@pytest.mark.parametrize(
+    "text", ["soon", "-1", "nan", "inf", "1;2", "1_0", " 1", "\N{ARABIC-INDIC DIGIT ONE}"]
+)
 def test_a_wait_in_the_query_that_is_no_number_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         queried_wait_s(text)
