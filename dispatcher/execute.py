@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 KeepInputs = Literal["all", "failed", "none"]
 
+_UNRECORDABLE = Failure(Unrecordable.code, "the prediction ended, but cannot be recorded as it is")
+
 
 @dataclass(frozen=True, slots=True)
 class ExecutionLimits:
@@ -185,12 +187,11 @@ class Executor:
         return [row.outcome for row in rows if row.outcome is not None and row.id in inserted]
 
     def _make_recordable(self, row: Row) -> None:
-        """Leave out what the ledger may have refused: first the output, then the input."""
-        if _has_failed(row):
+        """Leave out what the ledger may have refused: first how it ended, then the input."""
+        if row.outcome is not None and row.outcome.error == _UNRECORDABLE:
             assert row.ticket.input, "the ledger refuses a prediction with nothing in it"
             row.ticket = msgspec.structs.replace(row.ticket, input={})
-        message = "the prediction ended, but cannot be recorded as it is"
-        row.fail(Failure(Unrecordable.code, message), self._parts.now_ms())
+        row.fail(_UNRECORDABLE, self._parts.now_ms())
 
 
 class _Meters:

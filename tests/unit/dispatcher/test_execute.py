@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from blobs import Blobs
 from broker import Broker, Delivery
 from contract.catalog import Lane, Model, Tensor
-from contract.errors import BlobsUnavailable, LedgerUnavailable
+from contract.errors import BlobsUnavailable, LedgerUnavailable, ModelRejected
 from contract.ids import PredictionId
 from contract.prediction import File, Outcome, Prediction, Status, Ticket
 from dispatcher import outages
@@ -77,12 +77,17 @@ class PlayedLedger(Ledger):
         if self.away:
             self.away -= 1
             raise LedgerUnavailable("Postgres does not answer")
-        refused = {it.id: "DataError" for it in ended if "\0" in str(it.ticket.input.get("in", ""))}
+        refused = {it.id: "DataError" for it in ended if _has_nul(it)}
         fresh: Set[PredictionId] = {it.id for it in ended} - refused.keys() - self.kept.keys()
         self.kept |= {it.id: it for it in ended if it.id in fresh}
         if refused:
             raise Unrecordable(refused, fresh)
         return set(fresh)
+
+
+def _has_nul(it: Prediction) -> bool:
+    error = it.outcome.error if it.outcome else None
+    return "\0" in str(it.ticket.input.get("in", "")) or "\0" in (error.message if error else "")
 
 
 class PlayedBlobs(Blobs):
@@ -233,6 +238,20 @@ async def test_an_output_the_ledger_refuses_fails_alone(stage: Stage) -> None:
     assert codes(outcomes) == ["succeeded", "unrecordable", "succeeded"]
     assert {it.status for it in stage.broker.announced} == {Status.SUCCEEDED, Status.FAILED}
     assert stage.effects.count("ack") == 3
+
+
+async def test_an_error_the_ledger_refuses_is_recorded_in_other_words(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model's own words may hold anything, and there may be no input to leave out."""
+
+    async def refuse(*_: object, **__: object) -> None:
+        raise ModelRejected("what is \0?")
+
+    monkeypatch.setattr(PlayedTriton, "infer", refuse)
+    (outcome,) = await stage.run(text(None, **{"in": file()}))
+    assert codes([outcome]) == ["unrecordable"]
+    assert stage.effects.count("ack") == 1
 
 
 async def test_a_version_that_is_not_served_fails_with_that_reason(stage: Stage) -> None:
