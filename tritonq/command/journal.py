@@ -70,11 +70,11 @@ class Journal:
 
     def find(self, file: str, sha256: str) -> str | None:
         """The id under which this content of this file was accepted before."""
-        return self._known.get((file, sha256))
+        return self._known.get((_as_text(file), sha256))
 
     def note(self, file: str, sha256: str, prediction_id: str) -> None:
-        self._known[file, sha256] = prediction_id
-        line = msgspec.json.encode(_Line(file, sha256, prediction_id)) + b"\n"
+        self._known[_as_text(file), sha256] = prediction_id
+        line = msgspec.json.encode(_Line(_as_text(file), sha256, prediction_id)) + b"\n"
         os.write(self._descriptor, line)
 
     def forget(self) -> None:
@@ -99,6 +99,11 @@ def key_of(url: str, model: str, fields: Mapping[str, Any], arguments: Sequence[
 def journal_folder() -> Path:
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "tritonq" / "runs"
+
+
+def _as_text(file: str) -> str:
+    """A file's name, which may hold bytes that are no text, as JSON can carry it."""
+    return file.encode(errors="backslashreplace").decode()
 
 
 def _read(path: Path, descriptor: int) -> dict[tuple[str, str], str]:

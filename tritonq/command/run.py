@@ -17,7 +17,7 @@ from tritonq.command.batch import Batch, Job
 from tritonq.command.exits import Exit, exit_of, tell_error
 from tritonq.command.journal import Journal, journal_folder, key_of
 from tritonq.command.progress import shown
-from tritonq.command.show import item_json, item_line, write_line
+from tritonq.command.show import item_json, item_line, one_line, write_line
 from tritonq.errors import TritonqError
 from tritonq.results import Item
 
@@ -129,7 +129,8 @@ class _Run:
     def _tell_failures(self) -> None:
         for item in self._failures[:FAILURES_SHOWN]:
             reason = item.prediction.error if item.prediction else item.error
-            self._notes.print(f"failed: {item.given}: {reason}", markup=False, highlight=False)
+            told = one_line(f"{item.given}: {reason}")
+            self._notes.print(f"failed: {told}", markup=False, highlight=False)
         if len(self._failures) > FAILURES_SHOWN:
             self._notes.print(f"… and {len(self._failures) - FAILURES_SHOWN} more failed")
 

@@ -30,10 +30,15 @@ def item_line(item: Item[Path]) -> str:
     """One line for a person: the file, then the output, the id, or why there is none."""
     if item.error is not None:
         reason = item.prediction.error if item.prediction else str(item.error)
-        return f"{item.given}\tfailed: {reason}"
+        return f"{one_line(str(item.given))}\tfailed: {one_line(str(reason))}"
     assert item.prediction is not None
     told = output_line(item.output) if item.prediction.has_ended else item.prediction.id
-    return f"{item.given}\t{told}"
+    return f"{one_line(str(item.given))}\t{told}"
+
+
+def one_line(text: str) -> str:
+    """The text as it is, or with escapes: a file's name may hold newlines, and bytes of no text."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
 def item_json(item: Item[Path]) -> str:
@@ -45,7 +50,7 @@ def item_json(item: Item[Path]) -> str:
         members |= {"id": None, "status": "refused", "error": str(item.error)}
         if isinstance(item.error, InvalidInput):
             members |= {"field": item.error.field, "rule": item.error.rule}
-    return json.dumps(members, ensure_ascii=False)
+    return json.dumps(members)  # in ASCII: a file's name may hold bytes that are no text
 
 
 def prediction_members(prediction: Prediction) -> dict[str, JSON]:

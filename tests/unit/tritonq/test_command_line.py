@@ -94,6 +94,27 @@ def test_a_refused_file_fails_alone_and_says_field_and_rule(
     assert [row["status"] for row in rows[1:]] == ["succeeded"] * 29
 
 
+def test_a_name_that_is_no_text_or_no_line_harms_neither_form_of_result(
+    gateway: Gateway, tmp_path: Path
+) -> None:
+    for name in (b"a\xff.jpg", b"b\n.jpg", "c\N{CAT FACE}.jpg".encode()):
+        Path(os.fsdecode(bytes(tmp_path / "x")[:-1] + name)).write_bytes(b"\xff\xd8\xff" + name)
+    gateway.may_end.clear()
+    command = [sys.executable, "-m", "tritonq", "run", "echo", str(tmp_path), "--url", gateway.url]
+    stopped = subprocess.run([*command, "--timeout", "1"], capture_output=True, timeout=60)
+    gateway.may_end.set()
+
+    told = subprocess.run(command, capture_output=True, timeout=60)
+    rows = subprocess.run([*command, "--json"], capture_output=True, timeout=60)
+
+    assert (stopped.returncode, told.returncode, rows.returncode) == (5, 0, 0), told.stderr
+    assert b"going on with an interrupted run" in told.stderr
+    names = [line.split("\t")[0].rpartition("/")[2] for line in told.stdout.decode().splitlines()]
+    assert names == ["a\\udcff.jpg", "b\\n.jpg", "c\N{CAT FACE}.jpg"]
+    files = [json.loads(line)["file"] for line in rows.stdout.splitlines()]
+    assert sorted(map(os.fsencode, files)) == sorted(map(os.fsencode, tmp_path.iterdir()))
+
+
 def test_without_waiting_the_ids_are_printed(
     tritonq: Command, gateway: Gateway, photos: Path
 ) -> None:
