@@ -65,8 +65,15 @@ class ModelHealth:
 
     async def _reason_now(self) -> str:
         for version in self._model.versions:
-            try:
-                await check_known_answer(self._triton, self._model, version, self._repository)
-            except (ModelUnavailable, BrokenRepository) as error:
-                return str(error)
+            # One question for each instance, all at once: Triton gives each to an instance that is
+            # free. A dead one, asked or not by chance, would make rows look guilty in the end.
+            checks = [
+                check_known_answer(self._triton, self._model, version, self._repository)
+                for _ in range(self._model.instances)
+            ]
+            for error in await asyncio.gather(*checks, return_exceptions=True):
+                if isinstance(error, ModelUnavailable | BrokenRepository):
+                    return str(error)
+                if error is not None:
+                    raise error
         return ""

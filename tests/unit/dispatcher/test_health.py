@@ -1,0 +1,69 @@
+"""When a model is fit to be served again."""
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from numpy.typing import NDArray
+
+from contract.catalog import Lane, Model, Tensor
+from contract.errors import ModelUnavailable
+from dispatcher import health
+from dispatcher.health import ModelHealth
+from inference import Triton
+
+TWICE = Model(
+    "echo", (1,), "tensor", 8, (Tensor("in", "BYTES", (1,)),), (Tensor("out", "BYTES", (1,)),),
+    instances=2,
+)  # fmt: skip
+
+
+class HalfDeadTriton(Triton):
+    """Two instances, the second one dead for a while. Gives a request to the first that is free."""
+
+    def __init__(self, failures: int) -> None:
+        super().__init__("nowhere:0")
+        self._busy = 0
+        self._failures = failures
+
+    async def infer(
+        self,
+        lane: Lane,
+        inputs: Mapping[str, NDArray[Any]],
+        outputs: Sequence[str],
+        *,
+        timeout_s: float,
+    ) -> dict[str, NDArray[Any]]:
+        instance = self._busy
+        self._busy += 1
+        try:
+            await asyncio.sleep(0)
+            if instance == 1 and self._failures:
+                self._failures -= 1
+                raise ModelUnavailable("its process has died")
+        finally:
+            self._busy -= 1
+        return {"out": inputs["in"]}
+
+    @property
+    def is_whole(self) -> bool:
+        return self._failures == 0
+
+
+async def test_a_model_is_not_back_before_all_its_instances_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a prediction meets the dead one time and again, and is taken for the cause."""
+    monkeypatch.setattr(health, "CHECK_S_FIRST", 0.0)
+    question, answer = {"in": {"data": ["hello"], "shape": [1]}}, {"out": {"equals": ["hello"]}}
+    (tmp_path / "echo").mkdir()
+    known = tmp_path / "echo" / "known_answer.json"
+    known.write_text(json.dumps({"inputs": question, "outputs": answer}))
+    triton = HalfDeadTriton(failures=3)
+    served = ModelHealth(TWICE, triton, tmp_path)
+    await served.recover(ModelUnavailable("its process has died"))
+    assert triton.is_whole
+    assert served.reason == ""
