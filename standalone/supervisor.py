@@ -173,12 +173,24 @@ class Supervisor:
         while True:
             trouble = await self._trouble(service)
             self._tell(service, trouble.kind, trouble.detail)
-            if trouble.kind is Kind.AILING and service.remedy and await service.remedy.heal():
+            if trouble.kind is Kind.AILING and await self._heals(service):
                 self._tell(service, Kind.HEALED)
                 continue
             if trouble.kind is Kind.SILENT:
                 await asyncio.to_thread(_kill, service.server)  # asking it would be in vain
             await self._restart(service, backoff)
+
+    async def _heals(self, service: Service) -> bool:
+        """Mend `service`. False also if it ends meanwhile: then nobody answers the remedy."""
+        assert service.remedy is not None, "only a remedy finds an ailment"
+        healing = asyncio.create_task(service.remedy.heal())
+        ended = asyncio.create_task(self._processes[service.name].wait())
+        try:
+            await asyncio.wait([healing, ended], return_when=asyncio.FIRST_COMPLETED)
+            return not ended.done() and healing.result()
+        finally:
+            for each in (healing, ended):
+                each.cancel()
 
     async def _trouble(self, service: Service) -> _Trouble:
         """Watch `service` until something is wrong with it."""

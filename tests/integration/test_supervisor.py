@@ -262,3 +262,32 @@ async def test_an_ailing_service_is_healed_and_started_again_only_if_that_fails(
         await told.first("only", Kind.AILING)
         await told.first("only", then)
         assert (leader_of(only.folder) == before) is works
+
+
+class Endless:
+    """A remedy that never comes to an end, since nobody is there to be mended."""
+
+    def __init__(self, ill: Path) -> None:
+        self._ill = ill
+
+    async def take_stock(self, pid: int) -> None: ...
+
+    async def ailment(self, pid: int) -> str:
+        return "a part is dead" if self._ill.exists() else ""
+
+    async def heal(self) -> bool:
+        self._ill.unlink()
+        return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
+
+
+async def test_a_service_that_ends_while_it_is_healed_is_started_again_at_once(
+    tmp_path: Path,
+) -> None:
+    only = script(tmp_path, "only")
+    ill = tmp_path / "ill"
+    async with supervised(Service(only, remedy=Endless(ill))) as (_, told):
+        ill.touch()
+        await told.first("only", Kind.AILING)
+        os.kill(leader_of(only.folder), signal.SIGKILL)
+        await told.first("only", Kind.RESTARTED)
+        assert await only.probe()
