@@ -2,8 +2,8 @@
 
 Triton runs each model in processes of its own, its stubs. It neither restarts a stub that died nor
 reports it: the server stays ready, and every request to that stub fails. A stub that is frozen or
-spins looks just as healthy. The first kind is seen in the process table; the second only by an
-inference, which dispatchers try all the time while one fails.
+spins looks just as healthy. The dead and the frozen are seen in the process table; what spins only
+by an inference, which dispatchers try all the time while one fails.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from standalone.triton import Triton, TritonNotHealed, living_stubs, stubs_alive
+from standalone.triton import Triton, TritonNotHealed, kill_frozen_stubs, living_stubs, stubs_alive
 
 log = logging.getLogger(__name__)
 
@@ -74,12 +74,13 @@ class StubRemedy:
         self._unfit = UnfitModels()
         self._hung: str | None = None
 
+    async def take_stock(self, pid: int) -> None:
+        self._pid, self._expected = pid, await asyncio.to_thread(living_stubs, pid)
+
     async def ailment(self, pid: int) -> str:
         alive = await asyncio.to_thread(living_stubs, pid)
-        if pid != self._pid:  # a new run of the server: what it began with is what it should have
-            self._pid, self._expected = pid, alive
         if missing := self._expected - alive:
-            return f"dead stubs of {', '.join(sorted(missing))}"
+            return f"dead or frozen stubs of {', '.join(sorted(missing))}"
         if time.monotonic() - self._asked_at < UNFIT_EVERY_S:
             return ""
         unfit = await asyncio.to_thread(self._unfit_models)
@@ -90,6 +91,7 @@ class StubRemedy:
     async def heal(self) -> bool:
         alive = await asyncio.to_thread(living_stubs, self._pid)
         ill = set(self._expected - alive)
+        await asyncio.to_thread(kill_frozen_stubs, self._pid)
         if self._hung is not None:
             hung, self._hung = self._hung, None
             if not self._unfit.may_reload(hung, time.monotonic()):

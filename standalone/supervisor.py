@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 class Remedy(Protocol):
     """Mends what a probe does not see and a restart would be too much for."""
 
+    async def take_stock(self, pid: int) -> None:
+        """Note what belongs to the server `pid`, which has just started: all of it is alive."""
+
     async def ailment(self, pid: int) -> str:
         """What is wrong with the server `pid` although it answers; empty if nothing."""
 
@@ -166,6 +169,8 @@ class Supervisor:
         began = time.monotonic()
         self._processes[service.name] = await start(service.server)
         self._began[service.name] = time.monotonic()
+        if service.remedy:
+            await service.remedy.take_stock(self._processes[service.name].pid)
         return time.monotonic() - began
 
     async def _keep(self, service: Service) -> None:

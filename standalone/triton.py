@@ -6,6 +6,7 @@ the server, says what is wrong with its models, and heals them.
 """
 
 import asyncio
+import contextlib
 import http.client
 import json
 import os
@@ -13,6 +14,7 @@ import re
 import signal
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,7 @@ SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 -- where POSIX puts shared memory
 EXIT_S_MAX = 8  # Triton's own time for requests under way; it needs up to 3.5 s when it is busy
 LOAD_S_MAX = 60.0
 STUB = "triton_python_backend_stub"
+FROZEN = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
 RESTRICTED = "model-repository,shared-memory,trace,logging"  # APIs that ask for the secret
 SECRET_HEADER = "X-Admin"  # noqa: S105 -- the name of the header, not the secret
 
@@ -190,24 +193,40 @@ class TritonNotHealed(Exception):
 
 
 def living_stubs(pid: int) -> Counter[str]:
-    """How many stubs of each model are alive under the server `pid`.
+    """How many stubs of each model can work under the server `pid`: not those dead or frozen.
 
     Triton neither restarts a stub that died nor reports it: it stays "ready", and each request to
-    it fails. Count after a start, and compare later.
+    it fails. It does the same with a frozen one. Count after a start, and compare later.
     """
-    found: Counter[str] = Counter()
+    return Counter(model for model, _, frozen in _stubs(pid) if not frozen)
+
+
+def kill_frozen_stubs(pid: int) -> None:
+    """Kill them before their models are loaded again: one that wakes up afterwards crashes Triton.
+
+    Triton itself would leave them lying about, with all their memory.
+    """
+    for _, stub, frozen in _stubs(pid):
+        if frozen:
+            with contextlib.suppress(psutil.Error):
+                stub.kill()
+
+
+def _stubs(pid: int) -> Iterator[tuple[str, psutil.Process, bool]]:
+    """Each stub under the server `pid`: its model, the process, and whether it is frozen."""
     try:
         children = psutil.Process(pid).children(recursive=True)
     except psutil.NoSuchProcess:
-        return found
+        return
     for child in children:
         try:
             command = child.cmdline()  # empty for a zombie
+            frozen = child.status() in FROZEN
         except psutil.Error:
             continue
         if len(command) > 1 and Path(command[0]).name == STUB:
-            found[Path(command[1]).parents[1].name] += 1  # <repository>/<model>/<version>/<file>
-    return found
+            # <repository>/<model>/<version>/<file>
+            yield Path(command[1]).parents[1].name, child, frozen
 
 
 async def stubs_alive(pid: int, expected: Counter[str], wait_s_max: float) -> bool:

@@ -242,6 +242,8 @@ class Mended:
     file: Path
     works: bool
 
+    async def take_stock(self, pid: int) -> None: ...
+
     async def ailment(self, pid: int) -> str:
         return "a part is dead" if self.file.exists() else ""
 
