@@ -84,7 +84,8 @@ class ProgressCache:
         try:
             answer = await self._requests.ask(subject, timeout_s=ANSWER_TIMEOUT_S)
         except QueueUnavailable:
-            return None  # the ticket itself was found: say what is known
+            # The ticket itself was found: say what is known. What was handed out stays so.
+            return self._known.get(consumer, (0.0, None))[1]
         info = _DECODER.decode(answer.data)
         if info.delivered is None:
             return None  # this model is not declared (any more)
