@@ -20,6 +20,16 @@ from starlette.routing import Route
 Members = dict[str, Any]
 POLL_S = 0.005
 
+ECHO: Members = {"owner": "triton", "name": "echo", "description": "says it back"}
+PHOTOS: Members = {
+    "owner": "triton",
+    "name": "photos",
+    "latest_version": {
+        "id": "triton.photos.1",
+        "openapi_schema": {"components": {"schemas": {"Input": {"properties": {"image": {}}}}}},
+    },
+}
+
 
 def problem(
     status: int, code: str, *, detail: str = "no", headers: dict[str, str] | None = None,
@@ -56,6 +66,7 @@ class Gateway:
     outcome_of: Callable[[bytes], Members] = succeed
     may_end: threading.Event = field(default_factory=threading.Event)  # cleared: nothing ends
     answers: list[Response] = field(default_factory=list)  # given before anything else, in order
+    models: list[Members] = field(default_factory=lambda: [ECHO])
     submits: list[bytes] = field(default_factory=list)
     requests: list[Received] = field(default_factory=list)
     predictions: dict[str, Members] = field(default_factory=dict)
@@ -95,8 +106,7 @@ class Gateway:
         if request.method == "POST":
             return await self.submit(content)
         if request.url.path == "/v1/models":
-            model = {"owner": "triton", "name": "echo", "description": "says it back"}
-            return JSONResponse({"results": [model], "next": None})
+            return JSONResponse({"results": self.models, "next": None})
         if request.url.path == "/v1/predictions":
             return self.page(request.query_params.get("cursor"))
         return await self.fetch(

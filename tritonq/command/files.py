@@ -4,6 +4,20 @@ import glob
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+# What lies beside photographs. Not by `mimetypes`: what that knows differs between machines.
+_TEXT_SUFFIXES = (
+    ".csv",
+    ".html",
+    ".json",
+    ".jsonl",
+    ".log",
+    ".md",
+    ".txt",
+    ".xml",
+    ".yaml",
+    ".yml",
+)
+
 
 class NoSuchFile(Exception):
     """An argument means no file; the message says which and why."""
@@ -22,6 +36,17 @@ def find_files(arguments: Sequence[str]) -> list[Path]:
     for argument in arguments:
         found.update(dict.fromkeys(_meant(argument)))
     return list(found)
+
+
+def texts_of_folders(files: Sequence[Path], arguments: Sequence[str]) -> set[Path]:
+    """Those of `files` that are text by name, and are here as part of a folder only."""
+    named = set(map(Path, arguments))
+    folders = {path for path in named if path.is_dir()}
+    return {
+        file
+        for file in files
+        if file.suffix.lower() in _TEXT_SUFFIXES and file.parent in folders and file not in named
+    }
 
 
 def _meant(argument: str) -> Iterable[Path]:

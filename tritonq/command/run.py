@@ -12,9 +12,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from tritonq.calls import model_path
 from tritonq.client import AsyncClient
 from tritonq.command.batch import Batch, Job
 from tritonq.command.exits import Exit, exit_of, tell_error
+from tritonq.command.files import NoSuchFile, texts_of_folders
 from tritonq.command.journal import Journal, journal_folder, key_of
 from tritonq.command.progress import shown
 from tritonq.command.show import item_json, item_line, one_line, write_line
@@ -44,10 +46,19 @@ async def run_files(
     """Run `job` over `files` and return the exit code.
 
     Raises:
+        NoSuchFile: none is left that the model could take.
         RunningAlready: the same command is running.
         TritonqError: no service is named.
     """
     async with AsyncClient(url, patience_s=PATIENCE_S) as client:
+        texts = texts_of_folders(files, options.arguments)
+        if texts and await _takes_images(client, job.model):
+            files = [file for file in files if file not in texts]
+            names = ", ".join(sorted(file.name for file in texts))
+            if not files:
+                raise NoSuchFile(f"{job.model} takes images, and there are only texts: {names}")
+            told = one_line(f"left out, since {job.model} takes images: {names}")
+            notes.print(told, markup=False, highlight=False)
         key = key_of(client.url, job.model, job.fields, options.arguments)
         with closing(Journal.open(journal_folder(), key)) as journal:
             if options.fresh:
@@ -60,6 +71,16 @@ async def run_files(
                 )
             batch = Batch(client, job, journal, len(files))
             return await _Run(batch, journal, options, notes).over(files)
+
+
+async def _takes_images(client: AsyncClient, reference: str) -> bool:
+    """Whether the model has the input field that image tasks read."""
+    path, _, _ = model_path(reference).partition("@")
+    for model in await client.models():
+        if model.latest_version and model_path(model.full_name) == path:
+            schema = model.latest_version.openapi_schema
+            return "image" in schema["components"]["schemas"]["Input"].get("properties", {})
+    return False
 
 
 class _Run:

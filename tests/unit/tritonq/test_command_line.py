@@ -14,7 +14,7 @@ import pytest
 from starlette.responses import Response
 from typer.testing import CliRunner, Result
 
-from tests.played_gateway import Gateway, problem
+from tests.played_gateway import PHOTOS, Gateway, problem
 from tritonq.cli import app
 
 Command = Callable[..., Result]
@@ -113,6 +113,33 @@ def test_a_name_that_is_no_text_or_no_line_harms_neither_form_of_result(
     assert names == ["a\\udcff.jpg", "b\\n.jpg", "c\N{CAT FACE}.jpg"]
     files = [json.loads(line)["file"] for line in rows.stdout.splitlines()]
     assert sorted(map(os.fsencode, files)) == sorted(map(os.fsencode, tmp_path.iterdir()))
+
+
+def test_texts_in_a_folder_are_left_out_where_the_model_takes_images(
+    tritonq: Command, gateway: Gateway, photos: Path
+) -> None:
+    (photos / "LICENCE.md").write_text("free")
+    gateway.models.append(PHOTOS)
+
+    result = tritonq("run", "triton/photos@1", photos)
+
+    assert result.exit_code == 0
+    assert len(gateway.submits) == len(result.stdout.splitlines()) == 30
+    assert "left out, since triton/photos@1 takes images: LICENCE.md" in result.stderr
+    # Elsewhere they are inputs like others, and so is what is named.
+    assert len(tritonq("run", "echo", photos).stdout.splitlines()) == 31
+    assert len(tritonq("run", "photos", photos / "LICENCE.md").stdout.splitlines()) == 1
+
+
+def test_a_folder_of_texts_alone_is_nothing_for_a_model_that_takes_images(
+    tritonq: Command, gateway: Gateway, tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").write_text("a")
+    gateway.models.append(PHOTOS)
+    result = tritonq("run", "photos", tmp_path)
+    assert result.exit_code == 2
+    assert "only texts: a.txt" in result.stderr
+    assert gateway.submits == []
 
 
 def test_without_waiting_the_ids_are_printed(
