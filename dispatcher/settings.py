@@ -44,7 +44,7 @@ class DispatcherSettings(ProcessSettings):
         description="Rows in one Triton request; the model's own max_batch_size is a bound too.",
     )  # fmt: skip
     attempts_max: int = Field(
-        5, ge=2, le=100,
+        5, ge=2, le=50,  # JetStream parks a ticket after 100: it would never end
         description="Deliveries after which a prediction is given up, unrun, as failed.",
     )  # fmt: skip
     infer_timeout_s: float = Field(30.0, gt=0, le=3600, description="Of one Triton request.")
