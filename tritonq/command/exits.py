@@ -71,9 +71,20 @@ def errors_as_exits(notes: Console) -> Iterator[None]:
     except KeyboardInterrupt:
         raise typer.Exit(Exit.INTERRUPTED) from None
     except BrokenPipeError:
-        # Else Python complains once more when it flushes stdout on its way out.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         raise typer.Exit(Exit.BROKEN_PIPE) from None
+    except OSError as error:  # a disk that is full, a cache folder that cannot be written
+        tell_error(notes, str(error))
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _drop_output()
+        raise typer.Exit(Exit.FAILED) from error
+
+
+def _drop_output() -> None:
+    # Else Python complains once more when it flushes stdout on its way out.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def tell_error(notes: Console, message: str) -> None:

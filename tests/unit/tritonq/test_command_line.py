@@ -385,6 +385,23 @@ def test_a_reader_who_leaves_ends_the_run_quietly(gateway: Gateway, photos: Path
     assert "Traceback" not in notes
 
 
+def test_a_disk_that_cannot_be_written_is_a_sentence_and_exit_1(
+    gateway: Gateway, photos: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "tritonq", "run", "echo", str(photos), "--url", gateway.url]
+    with Path("/dev/full").open("wb") as full:
+        output = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, timeout=60)
+    (tmp_path / "file").touch()
+    elsewhere = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "file")}
+    journal = subprocess.run(command, capture_output=True, env=elsewhere, timeout=60)
+
+    for ended, reason in ((output, b"No space left"), (journal, b"Not a directory")):
+        assert ended.returncode == 1
+        assert ended.stderr.count(b"error:") == 1
+        assert reason in ended.stderr
+        assert b"Traceback" not in ended.stderr
+
+
 def test_help_has_examples_and_the_exit_codes(tritonq: Command) -> None:
     told = tritonq("run", "--help").stdout
     assert "Examples" in told
