@@ -90,7 +90,8 @@ def _parse(body: bytes) -> JSON:
         raise _refusal(f"byte {error.start} is not UTF-8", "body", "utf8") from None
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
-        raise _refusal(f"not JSON: {error.msg} at {where}", "body", "json") from None
+        what = error.msg.removesuffix(" at")  # as one of its messages ends
+        raise _refusal(f"not JSON: {what} at {where}", "body", "json") from None
     except RecursionError:
         raise _refusal(f"nested deeper than {DEPTH_MAX} levels", "body", "depth") from None
     except ValueError:  # what int() says to thousands of digits

@@ -87,3 +87,9 @@ def test_the_path_in_a_refusal_can_always_be_printed() -> None:
     with pytest.raises(InvalidInput) as refused:
         read_object(b'{"a\\u000ab": "\\u0000"}')
     assert refused.value.field.isprintable()
+
+
+def test_broken_json_is_described_in_a_sentence() -> None:
+    with pytest.raises(InvalidInput) as refused:
+        read_object(b'{"a": "\n"}')
+    assert str(refused.value) == "not JSON: Invalid control character at line 1, column 8"
