@@ -106,7 +106,7 @@ class Gateway:
         if request.method == "POST":
             return await self.submit(content)
         if request.url.path == "/v1/models":
-            return JSONResponse({"results": self.models, "next": None})
+            return self.model_page()
         if request.url.path == "/v1/predictions":
             return self.page(request.query_params.get("cursor"))
         return await self.fetch(
@@ -129,6 +129,9 @@ class Gateway:
         if prediction_id not in self.predictions:
             return problem(404, "unknown_prediction", detail="there is no such prediction")
         return JSONResponse(self.shown(prediction_id))
+
+    def model_page(self) -> Response:
+        return JSONResponse({"results": self.models, "next": None})
 
     def page(self, cursor: str | None) -> Response:
         newest_first = sorted(self.predictions, reverse=True)

@@ -21,8 +21,9 @@ from tritonq.command.journal import Journal, journal_folder, key_of
 from tritonq.command.progress import shown
 from tritonq.command.show import item_json, item_line, one_line, write_line
 from tritonq.errors import TritonqError
-from tritonq.results import Item
+from tritonq.results import Item, Model
 
+FIRST_PATIENCE_S = 2.0  # nothing has begun, and somebody is watching: say soon what is wrong
 PATIENCE_S = 300.0  # a batch outlives restarts of the service and a queue that is full for a while
 FAILURES_SHOWN = 100
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -48,11 +49,13 @@ async def run_files(
     Raises:
         NoSuchFile: none is left that the model could take.
         RunningAlready: the same command is running.
-        TritonqError: no service is named.
+        TritonqError: no service is named, or it does not answer at all.
     """
+    async with AsyncClient(url, patience_s=FIRST_PATIENCE_S) as client:
+        models = await client.models()
     async with AsyncClient(url, patience_s=PATIENCE_S) as client:
         texts = texts_of_folders(files, options.arguments)
-        if texts and await _takes_images(client, job.model):
+        if texts and _takes_images(models, job.model):
             files = [file for file in files if file not in texts]
             names = ", ".join(sorted(file.name for file in texts))
             if not files:
@@ -73,10 +76,10 @@ async def run_files(
             return await _Run(batch, journal, options, notes).over(files)
 
 
-async def _takes_images(client: AsyncClient, reference: str) -> bool:
+def _takes_images(models: Sequence[Model], reference: str) -> bool:
     """Whether the model has the input field that image tasks read."""
     path, _, _ = model_path(reference).partition("@")
-    for model in await client.models():
+    for model in models:
         if model.latest_version and model_path(model.full_name) == path:
             schema = model.latest_version.openapi_schema
             return "image" in schema["components"]["schemas"]["Input"].get("properties", {})

@@ -77,7 +77,8 @@ def test_a_refused_file_fails_alone_and_says_field_and_rule(
     tritonq: Command, gateway: Gateway, photos: Path
 ) -> None:
     field = {"field": "input.image", "rule": "decodable_image", "message": "no"}
-    gateway.answers.append(problem(422, "invalid_input", detail="no image", errors=[field]))
+    refusal = problem(422, "invalid_input", detail="no image", errors=[field])
+    gateway.answers += [gateway.model_page(), refusal]
 
     result = tritonq("run", "echo", photos, "--json", "--concurrency", 1)
 
@@ -175,7 +176,7 @@ def test_priority_and_fields_are_passed_on(
 ) -> None:
     tritonq("run", "echo", photos / "00.jpg", "-i", "top_k=3", "--priority", "low")
 
-    submit = gateway.requests[0]
+    submit = next(one for one in gateway.requests if one.method == "POST")
     assert submit.headers["x-priority"] == "low"
     assert submit.query == {"top_k": "3"}
 
@@ -266,6 +267,16 @@ def test_a_service_that_is_away_is_exit_69_with_a_sentence(
     assert result.exit_code == 69
     assert "does not answer" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.timeout(60)
+def test_a_run_that_finds_no_service_says_so_at_once(
+    tritonq: Command, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITONQ_URL", "http://127.0.0.1:9")
+    result = tritonq("run", "echo", photos)
+    assert result.exit_code == 69
+    assert "does not answer" in result.stderr
 
 
 def test_a_run_that_takes_too_long_is_exit_5_and_can_be_continued(
