@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import re
 import shutil
 import signal
@@ -54,6 +55,7 @@ class Nats:
 
     def prepare(self) -> Launch:
         self.store.mkdir(parents=True, exist_ok=True)
+        _require_ours(self.store)
         free = shutil.disk_usage(self.store).free
         if free < FREE_BYTES_MIN:
             raise CannotStart(f"the disk of {self.store} is full: {free // 2**20} MB are free")
@@ -87,6 +89,22 @@ class Nats:
             },
         }
         return json.dumps(config, indent=2)
+
+
+def _require_ours(store: Path) -> None:
+    """Raises CannotStart if nats-server could not read and write all that is in `store`.
+
+    It would start all the same, and delete a stream of which it cannot read everything: all
+    accepted work.
+    """
+    for folder, folders, files in os.walk(store):
+        for path in (Path(folder, name) for name in (*folders, *files)):
+            if not os.access(path, os.R_OK | os.W_OK):
+                raise CannotStart(
+                    f"{path} belongs to another user (uid {path.stat().st_uid}): an earlier start "
+                    f"was made as that user; run as that user again, or give {store} to this one "
+                    "(chown -R)"
+                )
 
 
 def _program() -> Path:

@@ -76,3 +76,15 @@ async def test_a_full_disk_is_named_before_the_start(
     monkeypatch.setattr(nats_module, "FREE_BYTES_MIN", 1 << 60)  # more than any disk has
     with pytest.raises(CannotStart, match=r"the disk of .*jetstream is full: [0-9]+ MB are free"):
         await start(server)
+
+
+async def test_accepted_work_of_another_user_is_refused_instead_of_lost(
+    server: Nats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = server.store / "streams" / "1.blk"
+    block.parent.mkdir(parents=True)
+    block.touch()
+    # The user of the tests may be root, who reaches everything.
+    monkeypatch.setattr(os, "access", lambda path, _: path != block)
+    with pytest.raises(CannotStart, match=r"1\.blk belongs to another user \(uid [0-9]+\)"):
+        await start(server)
