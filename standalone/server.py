@@ -144,8 +144,11 @@ async def start(server: Server) -> Process:
             Nothing of it is left running then.
     """
     began = time.monotonic()
-    offset, launch = await asyncio.to_thread(_make_ready, server)
-    process = await _spawn(server, launch)
+    try:
+        offset, launch = await asyncio.to_thread(_make_ready, server)
+        process = await _spawn(server, launch)
+    except OSError as error:  # the disk is full, or a file belongs to somebody else
+        raise CannotStart(f"{server.name} cannot start: {error}") from error
     try:
         await _answering(server, process, offset)
     except BaseException:
@@ -252,7 +255,13 @@ async def _spawn(server: Server, launch: Launch) -> Process:
             env=dict(launch.environment), cwd="/", start_new_session=True,
             stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output,
         )  # fmt: skip
-    return Process(server, process, Session.record(process.pid, record_path(server)))
+    try:
+        session = Session.record(process.pid, record_path(server))
+    except OSError:
+        process.kill()  # without a record nobody would ever end it
+        await process.wait()
+        raise
+    return Process(server, process, session)
 
 
 async def _answering(server: Server, process: Process, offset: int) -> None:

@@ -1,6 +1,7 @@
 """The supervisor, with real processes: small ones of our own, and the real servers."""
 
 import asyncio
+import errno
 import os
 import signal
 import sys
@@ -8,10 +9,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import Mock
 
 import psutil
 import pytest
 
+from standalone.leftover import Session
 from standalone.nats import Nats
 from standalone.postgres import Postgres
 from standalone.server import CannotStart, Launch, answers_ok
@@ -53,6 +56,8 @@ class Script:
     def prepare(self) -> Launch:
         if (self.folder / "refuse").exists():
             raise CannotStart("told to refuse")
+        if (self.folder / "full").exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         command = (sys.executable, "-S", "-c", SCRIPT, str(self.port), self.manner)
         return Launch(command, {"PATH": os.environ["PATH"]})
 
@@ -181,6 +186,25 @@ async def test_a_service_that_ends_again_and_again_is_told_to_be_failing(tmp_pat
         assert "only.log" in failing.detail
         (only.folder / "refuse").unlink()
         await told.first("only", Kind.RESTARTED)
+
+
+@pytest.mark.parametrize("full", ["prepare", "record"])
+async def test_a_full_disk_stops_no_other_service_and_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: str
+) -> None:
+    only = script(tmp_path, "only")
+    async with supervised(Service(only)) as (_, told):
+        if full == "prepare":
+            (only.folder / "full").touch()
+        else:
+            no_space = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            monkeypatch.setattr(Session, "record", Mock(side_effect=no_space))
+        os.kill(leader_of(only.folder), signal.SIGKILL)
+        assert "No space left" in (await told.first("only", Kind.NOT_STARTED)).detail
+        (only.folder / "full").unlink(missing_ok=True)
+        monkeypatch.undo()
+        await told.first("only", Kind.RESTARTED)
+        assert await only.probe()
 
 
 async def test_a_service_that_cannot_start_leaves_nothing_running(tmp_path: Path) -> None:
