@@ -97,7 +97,6 @@ class Process:
         self.server = server
         self._process = process
         self._session = session
-        self._log_offset = 0
 
     @property
     def pid(self) -> int:
