@@ -8,7 +8,10 @@
     * Unauthorized           no token, or not a known one                       401
     * UnknownModel           no such model or version on offer                  404
     * UnknownPrediction      no such prediction in the queue or the ledger      404
+      * Expired              it may have existed, before the retention's end    410
     * AlreadyAccepted        a prediction with this id was accepted before      409
+    * KeyReused              this key stands for a different request            409
+    * NotRetryable           only what has failed is retried                    409
   * Overloaded               healthy but full; come back later                  429
   * DependencyError          a service we rely on failed; a retry may help      503
     * QueueUnavailable       NATS
@@ -91,10 +94,28 @@ class UnknownPrediction(CallerError):
     code = "unknown_prediction"
 
 
+class Expired(UnknownPrediction):
+    """A prediction of this age has been removed by the retention, if there was one."""
+
+    code = "expired"
+
+
 class AlreadyAccepted(CallerError):
     """A prediction with this id was accepted before."""
 
     code = "already_accepted"
+
+
+class KeyReused(CallerError):
+    """The idempotency key, or the id of a PUT, was used before for a different request."""
+
+    code = "key_reused"
+
+
+class NotRetryable(CallerError):
+    """Only a failed prediction whose input is still there can be retried."""
+
+    code = "not_retryable"
 
 
 class Overloaded(ServiceError):

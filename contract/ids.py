@@ -6,6 +6,7 @@ Time-ordered, so they are good primary keys and natural page cursors. The base32
 Source of the layout: RFC 9562, section 5.7.
 """
 
+from datetime import date, timedelta
 from typing import NewType
 from uuid import UUID
 
@@ -18,6 +19,8 @@ _PAIRS = [high + low for high in _DIGITS for low in _DIGITS]
 _PAIR_SHIFTS = range(120, -1, -10)
 _RANDOM_BYTES = 10
 _TIMESTAMP_MS_MAX = (1 << 48) - 1
+_DAY_MS = 24 * 3600 * 1000
+_FIRST_MONDAY, _FIRST_MONDAY_DAY = date(1970, 1, 5), 4  # Unix time began on a Thursday
 
 
 def new_prediction_id(now_ms: int, random: bytes) -> PredictionId:
@@ -64,6 +67,21 @@ def to_uuid(prediction_id: PredictionId) -> UUID:
 def from_uuid(identifier: UUID) -> PredictionId:
     padded = identifier.int << _PADDING_BITS
     return PredictionId("".join([_PAIRS[padded >> shift & 0x3FF] for shift in _PAIR_SHIFTS]))
+
+
+def is_uuid7(prediction_id: PredictionId) -> bool:
+    """Whether the id has the version and variant of a UUIDv7; one that a caller made may not."""
+    raw = to_uuid(prediction_id).bytes
+    return raw[6] >> 4 == 7 and raw[8] >> 6 == 2
+
+
+def week_of(prediction_id: PredictionId) -> date:
+    """The Monday (UTC) of the week in which the prediction was accepted.
+
+    The ledger's partitions and the folders of blobs are such weeks, and expire as such.
+    """
+    days = accepted_at_ms(prediction_id) // _DAY_MS
+    return _FIRST_MONDAY + timedelta(days=(days - _FIRST_MONDAY_DAY) // 7 * 7)
 
 
 def accepted_at_ms(prediction_id: PredictionId) -> int:

@@ -56,6 +56,8 @@ class Ticket(msgspec.Struct, frozen=True, omit_defaults=True):
     files: dict[str, File] = {}  # by input field
     priority: Priority = Priority.NORMAL
     owner: str = ""  # the name of the token it was submitted with; empty without tokens
+    deadline_ms: int | None = None  # Unix time from which on it is not run any more
+    retry_of: PredictionId | None = None  # the failed prediction whose input this one repeats
 
     @property
     def created_at_ms(self) -> int:

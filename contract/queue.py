@@ -44,6 +44,24 @@ class QueueNames:
         return f"{priority.value}__{_escaped(model)}"
 
     @property
+    def claims_stream(self) -> str:
+        return f"{self.namespace.upper()}_CLAIMS"
+
+    @property
+    def all_claims(self) -> str:
+        return f"{self.namespace}_claims.*"
+
+    def claim(self, key_hash: str) -> str:
+        """Where the claim of one idempotency key is kept; `key_hash` is lower-case hex."""
+        assert key_hash.isalnum()
+        return f"{self.namespace}_claims.{key_hash}"
+
+    @property
+    def withdrawn(self) -> str:
+        """Core NATS: predictions that a gateway has ended, so that nobody runs them any more."""
+        return f"{self.namespace}_withdrawn"
+
+    @property
     def outcomes(self) -> str:
         """Core NATS: one message a batch, the outcomes it recorded (`contract.announcements`)."""
         return f"{self.namespace}_outcomes"

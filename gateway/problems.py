@@ -62,7 +62,10 @@ STATUS: Final[dict[type[errors.ServiceError], HTTPStatus]] = {
     errors.Unauthorized: HTTPStatus.UNAUTHORIZED,
     errors.UnknownModel: HTTPStatus.NOT_FOUND,
     errors.UnknownPrediction: HTTPStatus.NOT_FOUND,
+    errors.Expired: HTTPStatus.GONE,
     errors.AlreadyAccepted: HTTPStatus.CONFLICT,
+    errors.KeyReused: HTTPStatus.CONFLICT,
+    errors.NotRetryable: HTTPStatus.CONFLICT,
     errors.Overloaded: HTTPStatus.TOO_MANY_REQUESTS,
     errors.DependencyError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.InferenceError: HTTPStatus.INTERNAL_SERVER_ERROR,  # none reaches the gateway so far
@@ -77,6 +80,8 @@ STATUS: Final[dict[type[errors.ServiceError], HTTPStatus]] = {
 # second prediction of one that may have been accepted, this header stops them.
 _FINAL = (
     errors.AlreadyAccepted,
+    errors.KeyReused,
+    errors.NotRetryable,
     errors.AcceptanceUnknown,
     errors.InferenceError,
     InternalError,
