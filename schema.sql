@@ -32,6 +32,8 @@ CREATE TABLE IF NOT EXISTS predictions (
     completed_at timestamptz      NOT NULL,
     queue_ms     double precision NOT NULL,  -- accepted until started
     compute_ms   double precision NOT NULL,  -- inside the Triton request that carried it
+    deadline_at  timestamptz,                -- from then on it would not have been run
+    retry_of     uuid,                       -- the failed prediction whose input it repeated
 
     CONSTRAINT predictions_pkey PRIMARY KEY (id),
     CONSTRAINT model_is_a_name CHECK (model ~ '^[A-Za-z0-9._-]{1,128}$'),
@@ -54,6 +56,11 @@ CREATE TABLE IF NOT EXISTS predictions (
     )
 ) PARTITION BY RANGE (id);
 
+-- Version 2. Without a default, so no row is rewritten.
+ALTER TABLE predictions
+    ADD COLUMN IF NOT EXISTS deadline_at timestamptz,
+    ADD COLUMN IF NOT EXISTS retry_of    uuid;
+
 -- Reads newest first, by owner and by model. Few predictions fail, so those have a small index of
 -- their own; the succeeded ones are found by walking the primary key.
 CREATE INDEX IF NOT EXISTS predictions_by_owner ON predictions (owner, id);
@@ -64,6 +71,21 @@ CREATE INDEX IF NOT EXISTS predictions_not_succeeded
 -- Ids outside every week's partition (a ticket that waited for a month, a clock gone wrong) are
 -- recorded here. Nothing is refused for want of a partition.
 CREATE TABLE IF NOT EXISTS predictions_default PARTITION OF predictions DEFAULT;
+
+-- How often runs of a prediction were begun again: one row for each that was delivered more than
+-- once, so that one which kills every dispatcher is given up in the end. Version 2.
+CREATE TABLE IF NOT EXISTS begun (
+    id      uuid        PRIMARY KEY,
+    times   integer     NOT NULL DEFAULT 1 CHECK (times >= 1),
+    last_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- Everything accepted before this moment has been removed by the retention: one row, or none while
+-- nothing has been. Version 2.
+CREATE TABLE IF NOT EXISTS horizon (
+    one             boolean     PRIMARY KEY DEFAULT true CHECK (one),
+    accepted_before timestamptz NOT NULL
+);
 
 -- Inserted once is a fact of the database, not a habit of its clients. A row trigger, since
 -- partitions inherit those: an UPDATE of one partition is refused too.

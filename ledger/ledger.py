@@ -157,6 +157,33 @@ class Ledger:
             rows = await connection.fetch(statement, start, rows_max, *filters)
         return [from_row(cast(Row, row)) for row in rows]
 
+    async def begin(self, ids: Iterable[PredictionId]) -> dict[PredictionId, int]:
+        """Count that runs of these predictions begin; for those that were delivered before.
+
+        Exact whoever else counts at the same time. An error leaves open whether it was counted.
+
+        Returns:
+            How often each was begun, this time included.
+        """
+        beginning = [to_uuid(each) for each in sorted(set(ids))]
+        async with self._connections.borrow() as connection:
+            rows = await connection.fetch(statements.BEGIN, beginning)
+        return {from_uuid(row["id"]): row["times"] for row in rows}
+
+    async def horizon(self) -> datetime | None:
+        """The moment before which everything accepted has been removed; None: nothing was yet.
+
+        Says something only of a prediction that is found nowhere: a late one may still be there.
+        """
+        async with self._connections.borrow() as connection:
+            return cast(datetime | None, await connection.fetchval(statements.HORIZON))
+
+    async def oldest(self) -> PredictionId | None:
+        """The prediction accepted first among those that are kept; None if none is."""
+        async with self._connections.borrow() as connection:
+            found = await connection.fetchval(statements.OLDEST)
+        return None if found is None else from_uuid(found)
+
     async def ping(self) -> None:
         """Make sure that Postgres answers and has our schema; LedgerUnavailable if not."""
         async with self._connections.borrow() as connection:

@@ -43,6 +43,8 @@ COLUMNS: Mapping[str, str] = {
     "completed_at": "bigint",
     "queue_ms": "double precision",
     "compute_ms": "double precision",
+    "deadline_at": "bigint",
+    "retry_of": "uuid",
 }
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -79,6 +81,8 @@ def to_row(ended: Prediction) -> Row:
         outcome.completed_at_ms,
         outcome.queue_ms,
         outcome.compute_ms,
+        ticket.deadline_ms,
+        None if ticket.retry_of is None else to_uuid(ticket.retry_of),
     )
 
 
@@ -90,7 +94,10 @@ def size(row: Row) -> int:
 def from_row(row: Row) -> Prediction:
     """Read a row of the ledger; its times come as datetimes."""
     identifier, model, version, priority, owner, given, files = row[:7]
-    status, output, error_code, error, attempts, started, completed, queue_ms, compute_ms = row[7:]
+    status, output, error_code, error, attempts, started, completed, queue_ms, compute_ms = row[
+        7:16
+    ]
+    deadline, retry_of = row[16:]
     assert isinstance(identifier, UUID)
     prediction_id = from_uuid(identifier)
     ticket = Ticket(
@@ -101,6 +108,8 @@ def from_row(row: Row) -> Prediction:
         files=_FILES.decode(files),
         priority=Priority(priority),
         owner=owner,
+        deadline_ms=None if deadline is None else _unix_ms(deadline),
+        retry_of=None if retry_of is None else from_uuid(retry_of),
     )
     outcome = Outcome(
         id=prediction_id,

@@ -12,7 +12,7 @@ from ledger.refusals import SchemaTooNew
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 MIGRATION_S_MAX = 300.0  # whoever waits for another process's migration waits as long
 _ADVISORY_LOCK = 0x7472_6974_6F6E_71  # "tritonq": one number for everybody who migrates

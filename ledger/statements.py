@@ -1,4 +1,4 @@
-"""The statements on `predictions`. Pure text, so that tests can ask Postgres for their plans."""
+"""The statements that run all day. Pure text, so that tests can ask Postgres for their plans."""
 
 from contract.prediction import Status
 from ledger.rows import COLUMNS
@@ -28,6 +28,18 @@ RECORD = _record()
 GET = f"{_READ} WHERE id = $1"
 GET_MANY = f"{_READ} WHERE id = ANY($1::uuid[])"
 ENDED = "SELECT id FROM predictions WHERE id = ANY($1::uuid[])"
+
+OLDEST = "SELECT id FROM predictions ORDER BY id LIMIT 1"
+
+# One statement, and the row's lock decides between two dispatchers that begin at once. In order of
+# id, so that two who begin the same predictions do not wait for each other.
+BEGIN = (
+    "INSERT INTO begun AS before (id)"
+    " SELECT id FROM unnest($1::uuid[]) AS beginning (id) ORDER BY id"
+    " ON CONFLICT (id) DO UPDATE SET times = before.times + 1, last_at = now()"
+    " RETURNING id, times"
+)
+HORIZON = "SELECT accepted_before FROM horizon"
 
 
 def page(*, owner: bool, model: bool, status: Status | None) -> str:

@@ -264,6 +264,8 @@ def predictions(draw: st.DrawFn) -> Prediction:
         files=draw(st.dictionaries(TEXT, files, max_size=2)),
         priority=draw(st.sampled_from(Priority)),
         owner=draw(WITHOUT_NUL),
+        deadline_ms=draw(st.none() | MOMENTS),
+        retry_of=draw(st.none() | st.just(prediction_id)),
     )
     started_ms = draw(MOMENTS)
     ending: dict[str, Any] = draw(

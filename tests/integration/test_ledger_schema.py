@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -16,6 +17,7 @@ from tests.ended import new_id, succeeded
 
 MONDAY = datetime(2026, 11, 16, tzinfo=UTC)
 WEEK = timedelta(weeks=1)
+VERSION_1 = (Path(__file__).parent / "schemas" / "version_1.sql").read_text("utf-8")
 
 
 def unix_ms(moment: datetime) -> int:
@@ -96,6 +98,91 @@ async def test_the_schema_applies_again_over_itself(
 
     assert await connection.fetchval("SELECT max(version) FROM schema_version") == SCHEMA_VERSION
     assert await ledger.get(prediction.id) == prediction
+
+
+@pytest.fixture
+async def version_1_dsn(empty_dsn: str) -> str:
+    """A database as the first version made it, with rows in a week and outside all of them."""
+    connection = await asyncpg.connect(empty_dsn)
+    await connection.execute(VERSION_1)
+    await connection.execute("INSERT INTO schema_version (version) VALUES (1)")
+    await connection.execute("SELECT predictions_add_week($1)", MONDAY.date())
+    for accepted_ms in (unix_ms(MONDAY), 0):
+        await connection.execute(
+            "INSERT INTO predictions VALUES ($1, 'classifier', 1, 'normal', 'alice', '{}', '{}',"
+            " 'failed', NULL, 'invalid_input', 'not an image', 1, now(), now(), 1, 1)",
+            to_uuid(new_id(accepted_ms)),
+        )
+    await connection.close()
+    return empty_dsn
+
+
+async def test_a_database_of_the_first_version_is_migrated_once_whoever_starts(
+    version_1_dsn: str,
+) -> None:
+    ledgers = [await Ledger.connect(version_1_dsn) for _ in range(2)]
+    before = await ledgers[0]._connections._pool.fetch("SELECT id FROM predictions")
+
+    await asyncio.gather(*[each.migrate() for each in ledgers])
+
+    found = await ledgers[0].get_many(from_uuid(row["id"]) for row in before)
+    assert len(found) == len(before) == 2
+    assert {(each.ticket.deadline_ms, each.ticket.retry_of) for each in found.values()} == {
+        (None, None)
+    }
+    # Old weeks, new weeks and what lies outside of them take the new columns.
+    await ledgers[1].ensure_partitions(MONDAY)
+    new = [
+        succeeded(new_id(accepted), deadline_ms=unix_ms(MONDAY), retry_of=new_id())
+        for accepted in (1, unix_ms(MONDAY), unix_ms(MONDAY + WEEK))
+    ]
+    assert await ledgers[0].record(new) == {each.id for each in new}
+    assert await ledgers[1].get_many(each.id for each in new) == {each.id: each for each in new}
+    # A week that is made later takes rows of either version out of the default partition.
+    await ledgers[0].ensure_partitions(datetime(1970, 1, 12, tzinfo=UTC))
+    assert len(await ledgers[0].get_many([*found, *(each.id for each in new)])) == 5
+    assert await ledgers[0].horizon() is None
+    assert await ledgers[0].begin([new_id()])
+    await asyncio.gather(*[each.close() for each in ledgers])
+
+
+async def test_a_migrated_database_is_what_a_new_one_is(
+    version_1_dsn: str, ledger_dsn: str
+) -> None:
+    ledger = await Ledger.connect(version_1_dsn)
+    await ledger.migrate()
+    await ledger.close()
+
+    assert await shape(version_1_dsn) == await shape(ledger_dsn)
+
+
+async def shape(dsn: str) -> list[tuple[object, ...]]:
+    """Columns, constraints, indexes, triggers and functions of the parts every database has."""
+    connection = await asyncpg.connect(dsn)
+    tables = "('predictions', 'predictions_default', 'begun', 'horizon', 'schema_version')"
+    rows = await connection.fetch(
+        "SELECT table_name || '', column_name || '', data_type || is_nullable, ordinal_position"
+        f" FROM information_schema.columns WHERE table_name IN {tables}"
+        " UNION ALL SELECT conrelid::regclass::text, conname || '', pg_get_constraintdef(oid), 0"
+        f" FROM pg_constraint WHERE conrelid::regclass::text IN {tables}"
+        " UNION ALL SELECT tablename || '', '', indexdef, 0"
+        f" FROM pg_indexes WHERE tablename IN {tables}"
+        " UNION ALL SELECT tgrelid::regclass::text, tgname || '', pg_get_triggerdef(oid), 0"
+        f" FROM pg_trigger WHERE tgrelid::regclass::text IN {tables}"
+        " UNION ALL SELECT '', proname || '', prosrc, 0 FROM pg_proc"
+        " WHERE pronamespace = 'public'::regnamespace ORDER BY 1, 2, 3"
+    )
+    await connection.close()
+    return [tuple(row) for row in rows]
+
+
+async def test_a_release_of_the_first_version_refuses_a_migrated_database(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ledger.schema.SCHEMA_VERSION", 1)
+
+    with pytest.raises(SchemaTooNew, match="this release knows 1"):
+        await ledger.migrate()
 
 
 async def test_a_newer_schema_is_left_alone(ledger: Ledger, connection: asyncpg.Connection) -> None:

@@ -1,0 +1,130 @@
+-- The ledger: how every prediction ended, and what had been asked.
+--
+-- `Ledger.migrate` runs this file in one transaction, under an advisory lock, whenever the database
+-- is older than the code (`schema_version`). It must therefore bring a database of any earlier
+-- version to the present one, and change nothing the second time: IF NOT EXISTS, OR REPLACE.
+-- Needs PostgreSQL 14 or newer and no extension.
+
+CREATE TABLE IF NOT EXISTS schema_version (
+    version    integer     PRIMARY KEY CHECK (version >= 1),
+    applied_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- One row a prediction, inserted when it ends and never updated: the first outcome wins.
+--
+-- The time of acceptance is the first 48 bits of the id, so it has no column: see accepted_at().
+-- JSON is `json`, not `jsonb`: the text is answered as it was recorded, byte for byte, and nothing
+-- that is valid JSON is refused (jsonb rejects \u0000 and lone surrogates, and respells numbers).
+CREATE TABLE IF NOT EXISTS predictions (
+    id           uuid             NOT NULL,  -- UUIDv7; 26 characters of base32hex in the API
+    model        text             NOT NULL,
+    version      bigint           NOT NULL,
+    priority     text             NOT NULL,
+    owner        text             NOT NULL,  -- the name of the token it came with; '' without tokens
+    input        json             NOT NULL,  -- an object: what the caller sent, except for files
+    files        json             NOT NULL,  -- {field: {media_type, size, sha256}}; contents are blobs
+    status       text             NOT NULL,
+    output       json,
+    error_code   text,
+    error        text,
+    attempts     integer          NOT NULL,  -- 0: it ended without being run
+    started_at   timestamptz      NOT NULL,  -- of the attempt that ended it
+    completed_at timestamptz      NOT NULL,
+    queue_ms     double precision NOT NULL,  -- accepted until started
+    compute_ms   double precision NOT NULL,  -- inside the Triton request that carried it
+
+    CONSTRAINT predictions_pkey PRIMARY KEY (id),
+    CONSTRAINT model_is_a_name CHECK (model ~ '^[A-Za-z0-9._-]{1,128}$'),
+    CONSTRAINT version_is_positive CHECK (version >= 1),
+    CONSTRAINT priority_is_known CHECK (priority IN ('high', 'normal', 'low')),
+    CONSTRAINT owner_is_short CHECK (octet_length(owner) <= 256),
+    CONSTRAINT input_is_an_object CHECK (json_typeof(input) = 'object'),
+    CONSTRAINT files_is_an_object CHECK (json_typeof(files) = 'object'),
+    CONSTRAINT status_is_terminal CHECK (status IN ('succeeded', 'failed', 'canceled')),
+    CONSTRAINT output_exactly_when_succeeded CHECK ((output IS NOT NULL) = (status = 'succeeded')),
+    CONSTRAINT error_exactly_when_failed CHECK (
+        (error IS NOT NULL) = (status = 'failed') AND (error_code IS NOT NULL) = (status = 'failed')
+    ),
+    CONSTRAINT error_code_is_a_word CHECK (error_code ~ '^[a-z][a-z0-9_]{0,63}$'),
+    CONSTRAINT attempts_are_counted CHECK (attempts >= 0),
+    CONSTRAINT completed_after_started CHECK (completed_at >= started_at),
+    -- NaN sorts above Infinity in Postgres, so the upper bound refuses both.
+    CONSTRAINT durations_are_finite CHECK (
+        queue_ms >= 0 AND queue_ms < 'Infinity' AND compute_ms >= 0 AND compute_ms < 'Infinity'
+    )
+) PARTITION BY RANGE (id);
+
+-- Reads newest first, by owner and by model. Few predictions fail, so those have a small index of
+-- their own; the succeeded ones are found by walking the primary key.
+CREATE INDEX IF NOT EXISTS predictions_by_owner ON predictions (owner, id);
+CREATE INDEX IF NOT EXISTS predictions_by_model ON predictions (model, id);
+CREATE INDEX IF NOT EXISTS predictions_not_succeeded
+    ON predictions (status, id) WHERE status <> 'succeeded';
+
+-- Ids outside every week's partition (a ticket that waited for a month, a clock gone wrong) are
+-- recorded here. Nothing is refused for want of a partition.
+CREATE TABLE IF NOT EXISTS predictions_default PARTITION OF predictions DEFAULT;
+
+-- Inserted once is a fact of the database, not a habit of its clients. A row trigger, since
+-- partitions inherit those: an UPDATE of one partition is refused too.
+CREATE OR REPLACE FUNCTION predictions_refuse_update() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'prediction % has ended: its row is never updated', OLD.id
+        USING ERRCODE = 'restrict_violation';
+END
+$$;
+
+DROP TRIGGER IF EXISTS predictions_never_updated ON predictions;
+CREATE TRIGGER predictions_never_updated BEFORE UPDATE ON predictions
+    FOR EACH ROW EXECUTE FUNCTION predictions_refuse_update();
+
+-- When a prediction was accepted: the first 48 bits of a UUIDv7 (RFC 9562, section 5.7) are the
+-- Unix time in milliseconds.
+CREATE OR REPLACE FUNCTION accepted_at(id uuid) RETURNS timestamptz
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+    SELECT timestamptz 'epoch'
+         + ('x' || left(replace(id::text, '-', ''), 12))::bit(48)::bigint * interval '1 ms'
+$$;
+
+-- The smallest id a prediction accepted at `moment` may have: the bound of a partition.
+CREATE OR REPLACE FUNCTION first_id_at(moment timestamptz) RETURNS uuid
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+    SELECT rpad(
+        lpad(to_hex(floor(extract(epoch FROM moment) * 1000)::bigint), 12, '0'), 32, '0'
+    )::uuid
+$$;
+
+-- Make the partition of one week, Monday to Monday in UTC, unless it is there. Rows that fell into
+-- the default partition meanwhile move into it.
+--
+-- ATTACH lets reads and inserts of other partitions go on; only the default partition is locked.
+-- Whoever reads that one for long makes us give up after two seconds, rather than stall everybody
+-- who queues behind us: partitions are made weeks ahead, so there is time for another try.
+CREATE OR REPLACE FUNCTION predictions_add_week(monday date) RETURNS boolean
+LANGUAGE plpgsql SET lock_timeout = '2s' AS $$
+DECLARE
+    name     text := 'predictions_' || to_char(monday, 'YYYY_MM_DD');
+    lower_id uuid := first_id_at(monday::timestamp AT TIME ZONE 'UTC');
+    upper_id uuid := first_id_at((monday + 7)::timestamp AT TIME ZONE 'UTC');
+BEGIN
+    IF extract(isodow FROM monday) <> 1 THEN
+        RAISE EXCEPTION '% is not a Monday', monday USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    IF to_regclass(name) IS NOT NULL THEN
+        RETURN false;
+    END IF;
+    LOCK TABLE predictions_default IN ACCESS EXCLUSIVE MODE;
+    IF to_regclass(name) IS NOT NULL THEN  -- another process made it while we waited
+        RETURN false;
+    END IF;
+    EXECUTE format('CREATE TABLE %I (LIKE predictions INCLUDING ALL)', name);
+    EXECUTE format(
+        'WITH moved AS (DELETE FROM predictions_default WHERE id >= %L AND id < %L RETURNING *)'
+        ' INSERT INTO %I SELECT * FROM moved', lower_id, upper_id, name);
+    EXECUTE format(
+        'ALTER TABLE predictions ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
+        name, lower_id, upper_id);
+    RETURN true;
+END
+$$;
