@@ -2,11 +2,13 @@
 
 It is never given up: nats-py reconnects by itself, and where it closes for good (the server
 answered with an error nats-py does not survive) a new client takes its place and the standing
-subscriptions are made again. Knows nothing of JetStream, tickets or subjects.
+subscriptions are made again. Given several servers, or told of others by the one it reached, it
+goes on to the next one at once. Knows nothing of JetStream, tickets or subjects.
 """
 
 import asyncio
 import logging
+import random
 import re
 import secrets
 from collections.abc import Awaitable, Callable
@@ -17,7 +19,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from broker.internals import abandon, publish_with_headers
+from broker.internals import abandon, hang_up, publish_with_headers
 from contract.errors import QueueUnavailable
 
 log = logging.getLogger(__name__)
@@ -45,7 +47,8 @@ class Connection:
     """
 
     def __init__(self, url: str, *, token: str | None, client_name: str) -> None:
-        self._url = url
+        """`url` names one server or, by comma, several of one cluster; all take the same token."""
+        self._urls = [each.strip() for each in url.split(",")]
         self._token = token
         self._client_name = client_name
         # One prefix per role, so that a server's permissions can tell the roles apart.
@@ -62,6 +65,11 @@ class Connection:
     @property
     def is_connected(self) -> bool:
         return self._client is not None and self._client.is_connected
+
+    @property
+    def has_others(self) -> bool:
+        """Whether there is another server to go to. The one we reached tells of its cluster."""
+        return self._client is not None and len(self._client.servers) > 1
 
     @property
     def client(self) -> Client:
@@ -101,6 +109,11 @@ class Connection:
         if self.is_connected:
             with suppress(nats.errors.Error, TimeoutError, OSError):
                 await self.client.flush(timeout=FLUSH_TIMEOUT_S)
+
+    def move_on(self) -> None:
+        """Leave this server for the next one: now, and whatever has not been sent is dropped."""
+        if self._client is not None and self._client.is_connected:
+            hang_up(self._client)
 
     async def publish(
         self,
@@ -178,6 +191,9 @@ class Connection:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(CLOSED_CHECKED_EVERY_S):
                         await closed.wait()
+                if client.is_reconnecting and self._connected.is_set():
+                    # It has given the server up and is still closing: see `hang_up`.
+                    hang_up(client)
             abandon(client)
             log.error("broker.closed_by_server", extra={"error": str(client.last_error)})
             if self._connected.is_set():
@@ -188,8 +204,12 @@ class Connection:
         async def has_closed() -> None:
             closed.set()
 
+        # nats-py goes round this list, and appends what the servers tell of their cluster. In an
+        # order of our own, so that processes spread over the servers; and in a new one for each
+        # client, because one that closed for good may do so again at the same server.
         await client.connect(
-            self._url,
+            random.sample(self._urls, len(self._urls)),
+            dont_randomize=True,
             name=self._client_name,
             token=self._token,
             inbox_prefix=self._inbox_prefix,

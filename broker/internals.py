@@ -4,6 +4,7 @@ tests/integration/test_broker_internals.py fails when they change.
 """
 
 from nats.aio.client import Client
+from nats.aio.transport import TcpTransport
 
 
 async def publish_with_headers(
@@ -28,6 +29,17 @@ async def publish_with_headers(
     client._pending_data_size += len(command) + len(payload) + 2
     if client._flush_queue is not None and client._flush_queue.empty():
         await client._flush_pending()
+
+
+def hang_up(client: Client) -> None:
+    """Drop the connection at once; `client` then does what it does when a server hangs up.
+
+    nats-py itself closes a connection by sending what is pending first: to a server that does not
+    read any more that takes for ever, and so does its search for another one.
+    """
+    assert isinstance(client._transport, TcpTransport)
+    if client._transport._io_writer is not None:
+        client._transport._io_writer.transport.abort()
 
 
 def abandon(client: Client) -> None:

@@ -89,7 +89,10 @@ class ProgressCache:
         info = _DECODER.decode(answer.data)
         if info.delivered is None:
             return None  # this model is not declared (any more)
-        return Progress(info.delivered.stream_seq, info.num_pending)
+        # A new leader of the consumer may not know of the last deliveries: what ran has run.
+        before = self._known.get(consumer, (0.0, None))[1]
+        delivered = max(info.delivered.stream_seq, before.delivered if before else 0)
+        return Progress(delivered, info.num_pending)
 
 
 _DECODER = msgspec.json.Decoder(_ConsumerInfo)

@@ -1,4 +1,8 @@
-"""What the stream holds, asked of its leader: for metrics, health and Retry-After."""
+"""What the stream holds, asked of its leader: for metrics, health and Retry-After.
+
+And whether that leader still leads. Cut off from its followers it goes on believing so for 10 to
+20 s, answers questions, and knows nothing of what the next leader has accepted meanwhile.
+"""
 
 from dataclasses import dataclass
 
@@ -10,6 +14,9 @@ from contract.errors import QueueUnavailable
 from contract.queue import QueueNames
 
 ANSWER_TIMEOUT_S = 2.0
+# Followers answer their leader every second, and elect another one after 4 s without it at the
+# earliest (nats-server, raft.go: hbInterval, minElectionTimeout).
+FOLLOWER_SILENCE_S_MAX = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,22 +36,50 @@ class _State(msgspec.Struct, frozen=True):
     last_seq: int
 
 
+class _Replica(msgspec.Struct, frozen=True):
+    active: int = 0  # nanoseconds since the leader last heard of it
+
+
+class _Cluster(msgspec.Struct, frozen=True):
+    replicas: list[_Replica] = []
+
+
 class _StreamInfo(msgspec.Struct, frozen=True):
     state: _State | None = None
+    cluster: _Cluster = _Cluster()
     error: ApiError | None = None
 
 
 async def stream_depth(requests: Requests, names: QueueNames) -> Depth:
     """Raises QueueUnavailable: no answer, or there is no such stream."""
-    subject = f"$JS.API.STREAM.INFO.{names.stream}"
+    info = await _ask(requests, names.stream)
+    assert info.state is not None
+    state = info.state
+    # A stream never written to says 0; sequences begin at 1.
+    return Depth(state.messages, state.bytes, max(1, state.first_seq), state.last_seq)
+
+
+async def require_majority(requests: Requests, stream: str) -> None:
+    """Make sure that what the leader of `stream` has just said was true when it said so.
+
+    Raises:
+        QueueUnavailable: no answer, or it is not in touch with most of the replicas.
+    """
+    info = await _ask(requests, stream)
+    followers = info.cluster.replicas
+    in_touch = sum(each.active <= FOLLOWER_SILENCE_S_MAX * 1e9 for each in followers)
+    if 2 * (1 + in_touch) <= 1 + len(followers):
+        raise QueueUnavailable("the queue's leader is cut off from its replicas")
+
+
+async def _ask(requests: Requests, stream: str) -> _StreamInfo:
+    subject = f"$JS.API.STREAM.INFO.{stream}"
     answer = await requests.ask(subject, timeout_s=ANSWER_TIMEOUT_S)
     info = _DECODER.decode(answer.data)
     if info.state is None:
         reason = info.error.description if info.error else "an answer without state"
         raise QueueUnavailable(f"the queue cannot be read: {reason}")
-    state = info.state
-    # A stream never written to says 0; sequences begin at 1.
-    return Depth(state.messages, state.bytes, max(1, state.first_seq), state.last_seq)
+    return info
 
 
 _DECODER = msgspec.json.Decoder(_StreamInfo)

@@ -1,0 +1,49 @@
+"""Leaves a server that cannot serve us, where there is another one to go to.
+
+A client notices by itself that its connection was closed. It does not notice that the server hangs
+(for 15 s), and never that it is cut off from the rest of its cluster: such a server goes on
+answering pings, but whatever it is told cannot be kept.
+"""
+
+import asyncio
+import logging
+from typing import NoReturn
+
+from broker.connection import Connection
+from broker.requests import Requests
+from broker.stream import require_majority
+from contract.errors import QueueUnavailable
+from contract.queue import QueueNames
+
+log = logging.getLogger(__name__)
+
+EVERY_S = 1.0
+LOOKS_FIRST = 2  # that fail in a row before it moves on: 2 to 6 s
+LOOKS_MAX = 16  # while no server is better than another, as during an election: doubles up to here
+
+
+class Watch:
+    """Asks for the stream's leader, once a second, through the server it is connected to."""
+
+    def __init__(self, connection: Connection, requests: Requests, names: QueueNames) -> None:
+        self._connection = connection
+        self._requests = requests
+        self._stream = names.stream
+
+    async def run(self) -> NoReturn:
+        failed, looks = 0, LOOKS_FIRST
+        while True:
+            await asyncio.sleep(EVERY_S)
+            if not self._connection.has_others or not self._connection.is_connected:
+                failed = 0
+                continue
+            try:
+                await require_majority(self._requests, self._stream)
+            except QueueUnavailable as error:
+                failed += 1
+                if failed >= looks:
+                    log.warning("broker.moves_on", extra={"reason": str(error), "looks": failed})
+                    self._connection.move_on()
+                    failed, looks = 0, min(2 * looks, LOOKS_MAX)
+            else:
+                failed, looks = 0, LOOKS_FIRST
