@@ -1,16 +1,22 @@
 """The queue as the rest of the product sees it: one `Broker` per process."""
 
+import asyncio
 from collections.abc import Callable, Iterable
 
 from broker.announcements import Announcements
-from broker.connection import Connection
+from broker.claims import Claims
+from broker.connection import Connection, report_bug
 from broker.declare import QueueLimits, declare
 from broker.intake import Intake
 from broker.lookup import Lookup, Queued
 from broker.publisher import Publisher
 from broker.requests import Requests
+from broker.storing import Storing
 from broker.stream import Depth, stream_depth
+from broker.watch import Watch
+from broker.withdrawals import Withdrawals
 from contract.announcements import Announced, DispatcherStatus
+from contract.claims import Claim
 from contract.ids import PredictionId
 from contract.prediction import Outcome, Priority, Ticket
 from contract.queue import QueueNames
@@ -29,9 +35,14 @@ class Broker:
         self._connection = connection
         self._names = names
         self._requests = Requests(connection)
-        self._publisher = Publisher(connection, self._requests, names)
+        storing = Storing(connection, self._requests)
+        self._publisher = Publisher(storing, self._requests, names)
+        self._claims = Claims(storing, self._requests, names)
+        self._withdrawals = Withdrawals(connection, self._requests, names)
         self._lookup = Lookup(self._requests, names)
         self._announcements = Announcements(connection, names)
+        self._watch = Watch(connection, self._requests, names)
+        self._watching: asyncio.Task[None] | None = None
 
     @classmethod
     async def connect(
@@ -40,12 +51,16 @@ class Broker:
         """Connect; if the server is not up within 2 s, go on trying in the background.
 
         Args:
+            url: of one server, or of several of one cluster, by comma.
+            token: for each of them.
             client_name: the role, shown by the server; also the first part of its inboxes.
         """
         connection = Connection(url, token=token, client_name=client_name)
         broker = cls(connection, names)
         await broker._requests.open()
         await connection.open(wait_s=CONNECT_WAIT_S)
+        broker._watching = asyncio.create_task(broker._watch.run(), name="broker.watch")
+        broker._watching.add_done_callback(report_bug)
         return broker
 
     @property
@@ -53,7 +68,7 @@ class Broker:
         return self._connection.is_connected
 
     async def declare(self, models: Iterable[str], limits: QueueLimits | None = None) -> None:
-        """Make the stream and three consumers per model what they should be.
+        """Make the streams and three consumers per model what they should be.
 
         Raises:
             QueueUnavailable: JetStream does not answer; try again.
@@ -72,6 +87,31 @@ class Broker:
             AcceptanceUnknown: stored or not; the same id may be tried again.
         """
         await self._publisher.publish(ticket)
+
+    async def claim(self, key_hash: str, claim: Claim) -> Claim:
+        """Make `claim` the one for this key, unless there is an earlier one; return the one.
+
+        Raises:
+            Overloaded: no more claims are kept.
+            QueueUnavailable: not known which it is; ask again.
+        """
+        return await self._claims.claim(key_hash, claim)
+
+    async def find_claim(self, key_hash: str) -> Claim | None:
+        """Read the claim of a key; None when there is none. Raises QueueUnavailable."""
+        return await self._claims.find(key_hash)
+
+    async def withdraw(self, prediction_id: PredictionId) -> None:
+        """Take a prediction that has ended out of the queue, and tell who may hold its ticket.
+
+        Raises:
+            QueueUnavailable: it may still be there.
+        """
+        await self._withdrawals.withdraw(prediction_id)
+
+    async def subscribe_withdrawals(self, heard: Callable[[list[PredictionId]], None]) -> None:
+        """Hear of every withdrawal made while connected."""
+        await self._withdrawals.subscribe(heard)
 
     async def find(self, prediction_id: PredictionId) -> Queued | None:
         """Return the ticket with this id; None when the queue does not hold it.
@@ -135,4 +175,7 @@ class Broker:
 
     async def close(self) -> None:
         """Send what is pending, and disconnect."""
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait([self._watching])
         await self._connection.close()

@@ -1,4 +1,4 @@
-"""Makes the stream and its consumers what this version wants them to be.
+"""Makes the streams and the consumers what this version wants them to be.
 
 Every process does this at start, several at once perhaps, so each step may find it done already.
 Nothing here removes a ticket: limits that shrink below what is stored only refuse new ones.
@@ -34,6 +34,7 @@ STREAM_EXISTS = 10058
 STREAM_NOT_FOUND = 10059
 INSUFFICIENT_STORAGE = 10047
 
+CLAIM_BYTES_MAX = 4096  # headers included; they have a few hundred
 DUPLICATE_WINDOW_S = 120.0  # covers a publisher's own repetitions many times over
 ACK_WAIT_S = 30.0  # the lease; extended every 10 s while a ticket is worked on
 ACK_PENDING_MAX = 4096  # deliveries of one consumer in flight, delayed ones included
@@ -44,7 +45,7 @@ DELIVERIES_MAX = 100
 
 @dataclass(frozen=True)
 class QueueLimits:
-    """When the queue is full, and on how many servers it is kept.
+    """When the queue is full, how long claims are kept, and on how many servers both are.
 
     The server reserves `bytes_max`; its own `max_file` must be at least that.
     """
@@ -52,6 +53,8 @@ class QueueLimits:
     tickets_max: int = 200_000
     bytes_max: int = 20 * 1024**3
     replicas: int = 1
+    claims_max: int = 2_000_000  # of about 200 bytes each, in memory and on disk
+    claims_age_s: float = 0.0  # longer than outcomes are kept; 0 is for ever
 
 
 class UnsuitableServer(QueueUnavailable):
@@ -63,7 +66,7 @@ class UnsuitableServer(QueueUnavailable):
 async def declare(
     connection: Connection, names: QueueNames, models: Iterable[str], limits: QueueLimits
 ) -> None:
-    """Create or update the stream, and for each model a consumer per priority.
+    """Create or update the streams, and for each model a consumer per priority.
 
     Raises:
         QueueUnavailable: JetStream does not answer.
@@ -78,6 +81,7 @@ async def declare(
     jetstream = client.jetstream(timeout=ANSWER_TIMEOUT_S)
     try:
         await _declare_stream(jetstream, _stream(names, limits))
+        await _declare_stream(jetstream, _claims_stream(names, limits))
         for model in models:
             for priority in Priority:
                 # Creates, updates, or finds it as wanted: all the same to the server.
@@ -111,6 +115,27 @@ def _stream(names: QueueNames, limits: QueueLimits) -> StreamConfig:
         # Any age limit would remove accepted work, even while it runs.
         max_age=0,
         duplicate_window=DUPLICATE_WINDOW_S,
+        allow_direct=True,
+    )
+
+
+def _claims_stream(names: QueueNames, limits: QueueLimits) -> StreamConfig:
+    """A message per key, written once: what a key-value bucket is, without its history."""
+    age_s = limits.claims_age_s
+    return StreamConfig(
+        name=names.claims_stream,
+        subjects=[names.all_claims],
+        retention=RetentionPolicy.LIMITS,
+        storage=StorageType.FILE,
+        num_replicas=limits.replicas,
+        # A claim dropped to make room would let its key be used for a second prediction.
+        discard=DiscardPolicy.NEW,
+        max_msgs=limits.claims_max,
+        max_msg_size=CLAIM_BYTES_MAX,
+        max_msgs_per_subject=1,
+        discard_new_per_subject=True,
+        max_age=age_s,
+        duplicate_window=min(DUPLICATE_WINDOW_S, age_s or DUPLICATE_WINDOW_S),
         allow_direct=True,
     )
 

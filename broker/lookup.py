@@ -1,31 +1,22 @@
 """Finds tickets in the stream without taking them: by id, and newest first.
 
-A work queue admits no second consumer, so this is done by direct gets. Any replica answers those,
-and may be behind; only the leader's "not found" counts.
+A work queue admits no second consumer, so this is done by reading single messages.
 """
 
 import asyncio
-import base64
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-import msgspec
-
-from broker.answers import ApiError
+from broker.messages import Messages, Stored
 from broker.progress import ProgressCache
-from broker.requests import STATUS, Requests
+from broker.requests import Requests
 from broker.stream import Depth, stream_depth
-from contract.errors import QueueUnavailable
 from contract.ids import PredictionId
 from contract.prediction import Ticket
 from contract.queue import QueueNames
 
 log = logging.getLogger(__name__)
 
-ANSWER_TIMEOUT_S = 2.0
-NOT_FOUND = 404
-NO_MESSAGE_FOUND = 10037
 READ_AT_ONCE = 16  # tickets of up to 2 MiB each
 PAGE_BYTES_MAX = 4 * 1024 * 1024  # a page ends after the read that exceeds it
 TICKETS_MAX = 1000
@@ -41,28 +32,13 @@ class Queued:
     position: int | None  # 1 is next; None while running, or when it is not known
 
 
-@dataclass(frozen=True, slots=True)
-class _Stored:
-    sequence: int
-    data: bytes
-
-
-class _Message(msgspec.Struct, frozen=True):
-    seq: int
-    data: str = ""
-
-
-class _MessageAnswer(msgspec.Struct, frozen=True):
-    message: _Message | None = None
-    error: ApiError | None = None
-
-
 class Lookup:
     """Reads the stream for one process."""
 
     def __init__(self, requests: Requests, names: QueueNames) -> None:
         self._requests = requests
         self._names = names
+        self._messages = Messages(requests, names.stream)
         self._progress = ProgressCache(requests, names)
 
     async def find(self, prediction_id: PredictionId) -> Queued | None:
@@ -71,8 +47,7 @@ class Lookup:
         Raises:
             QueueUnavailable: nobody can tell.
         """
-        question = {"last_by_subj": self._names.ticket_by_id(prediction_id)}
-        stored = await self._direct(question) or await self._from_leader(question)
+        stored = await self._messages.last_of(self._names.ticket_by_id(prediction_id))
         return None if stored is None else await self._readable(stored)
 
     async def waiting(self, *, before_sequence: int | None, tickets_max: int) -> list[Queued]:
@@ -99,10 +74,12 @@ class Lookup:
                 newest = await self._newest_up_to(newest, depth)
         return found[:tickets_max]
 
-    async def _read(self, newest: int, oldest: int) -> list[_Stored]:
+    async def _read(self, newest: int, oldest: int) -> list[Stored]:
         """The messages still there among these sequences, newest first."""
         sequences = range(newest, oldest - 1, -1)
-        read = await asyncio.gather(*(self._direct({"seq": sequence}) for sequence in sequences))
+        read = await asyncio.gather(
+            *(self._messages.any_replica({"seq": sequence}) for sequence in sequences)
+        )
         return [stored for stored in read if stored is not None]
 
     async def _newest_up_to(self, newest: int, depth: Depth) -> int:
@@ -127,10 +104,10 @@ class Lookup:
     async def _first_within(self, oldest: int, newest: int) -> int:
         """The sequence of the first message from `oldest` on, 0 when it is past `newest`."""
         question: dict[str, str | int] = {"seq": oldest, "next_by_subj": self._names.all_tickets}
-        stored = await self._direct(question)
+        stored = await self._messages.any_replica(question)
         return stored.sequence if stored is not None and stored.sequence <= newest else 0
 
-    async def _readable(self, stored: _Stored) -> Queued | None:
+    async def _readable(self, stored: Stored) -> Queued | None:
         try:
             return await self._queued(stored)
         except ValueError:
@@ -138,7 +115,7 @@ class Lookup:
             log.debug("ticket.unreadable", extra={"sequence": stored.sequence})
             return None
 
-    async def _queued(self, stored: _Stored) -> Queued:
+    async def _queued(self, stored: Stored) -> Queued:
         ticket = Ticket.from_bytes(stored.data)
         progress = await self._progress.of(ticket)
         if progress is None:
@@ -149,35 +126,3 @@ class Lookup:
             running=progress.is_running(stored.sequence),
             position=progress.position(stored.sequence),
         )
-
-    async def _direct(self, question: Mapping[str, str | int]) -> _Stored | None:
-        """Ask any replica."""
-        answer = await self._requests.ask(
-            f"$JS.API.DIRECT.GET.{self._names.stream}",
-            msgspec.json.encode(question),
-            timeout_s=ANSWER_TIMEOUT_S,
-        )
-        headers = answer.headers or {}
-        if STATUS in headers:
-            if int(headers[STATUS]) == NOT_FOUND:
-                return None
-            reason = f"{headers[STATUS]} {headers.get('Description', '')}"
-            raise QueueUnavailable(f"the queue cannot be read: {reason}")
-        return _Stored(int(headers["Nats-Sequence"]), answer.data)
-
-    async def _from_leader(self, question: Mapping[str, str | int]) -> _Stored | None:
-        answer = await self._requests.ask(
-            f"$JS.API.STREAM.MSG.GET.{self._names.stream}",
-            msgspec.json.encode(question),
-            timeout_s=ANSWER_TIMEOUT_S,
-        )
-        read = _DECODER.decode(answer.data)
-        if read.message is not None:
-            return _Stored(read.message.seq, base64.b64decode(read.message.data))
-        assert read.error is not None
-        if read.error.err_code == NO_MESSAGE_FOUND:
-            return None
-        raise QueueUnavailable(f"the queue cannot be read: {read.error.description}")
-
-
-_DECODER = msgspec.json.Decoder(_MessageAnswer)

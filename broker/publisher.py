@@ -7,24 +7,17 @@ the server, where message ids are forgotten.
 
 import asyncio
 import logging
-import random
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 
-from broker.answers import PublishAnswer, Verdict, read_answer, verdict
-from broker.connection import Connection, NotTaken
+from broker.answers import Verdict
 from broker.drain_rate import DrainRate
-from broker.requests import NoAnswer, Requests
+from broker.requests import Requests
+from broker.storing import Answered, Storing, given_up
 from broker.stream import Depth, stream_depth
-from contract.errors import (
-    AcceptanceUnknown,
-    AlreadyAccepted,
-    Overloaded,
-    QueueUnavailable,
-    TooLarge,
-)
+from contract.errors import AlreadyAccepted, Overloaded, QueueUnavailable, TooLarge
 from contract.limits import TICKET_BYTES_MAX
 from contract.prediction import Ticket
 from contract.queue import QueueNames
@@ -34,17 +27,14 @@ log = logging.getLogger(__name__)
 INFLIGHT_MAX = 512  # publishes awaiting their answer
 INFLIGHT_BYTES_MAX = 64 * 1024 * 1024  # half of what the server buffers for one stream
 HEADER_BYTES_MAX = 512  # of ours; JetStream counts them as part of the message
-ANSWER_TIMEOUT_S = 2.0
-PUBLISH_S_MAX = 5.0  # the repetitions included; an election of a new leader may take longer
-PAUSE_S_MIN, PAUSE_S_MAX = 0.015, 0.25  # between repetitions
 SAMPLE_EVERY_S = 1.0  # of the drain rate, while the queue is full
 
 
 class Publisher:
     """Publishes tickets for one process."""
 
-    def __init__(self, connection: Connection, requests: Requests, names: QueueNames) -> None:
-        self._connection = connection
+    def __init__(self, storing: Storing, requests: Requests, names: QueueNames) -> None:
+        self._storing = storing
         self._requests = requests
         self._names = names
         self._nonce = secrets.token_hex(6)
@@ -78,7 +68,7 @@ class Publisher:
             "Nats-Expected-Last-Subject-Sequence-Subject": self._names.ticket_by_id(ticket.id),
         }
         with self._admitted(len(payload)):
-            await self._publish(self._names.ticket(ticket), payload, headers)
+            self._settle(await self._storing.store(self._names.ticket(ticket), payload, headers))
 
     def note_depth(self, depth: Depth) -> None:
         """Learn the drain rate from a depth somebody asked for."""
@@ -100,57 +90,24 @@ class Publisher:
             self._inflight -= 1
             self._inflight_bytes -= size
 
-    async def _publish(self, subject: str, payload: bytes, headers: dict[str, str]) -> None:
-        """Publish until the answer is final or the time is up."""
-        clock = asyncio.get_running_loop().time
-        ends_at = clock() + PUBLISH_S_MAX
-        unknown = False  # an earlier try may have been stored
-        failure: QueueUnavailable
-        pause_s = PAUSE_S_MIN
-        while True:
-            try:
-                timeout_s = min(ANSWER_TIMEOUT_S, ends_at - clock())
-                answer = await self._requests.ask(
-                    subject, payload, headers=headers, timeout_s=timeout_s
-                )
-            except NoAnswer as error:
-                unknown, failure = True, error
-            except NotTaken as error:
-                if not self._connection.is_connected and not unknown:
-                    raise QueueUnavailable("the queue is not reachable") from error
-                failure = error
-            else:
-                given = read_answer(answer.data)
-                if self._settle(verdict(given), given, unknown=unknown):
-                    return
-                failure = QueueUnavailable("the queue is busy with this prediction")
-            if not self._connection.is_connected:
-                await self._connection.wait_connected(ends_at - clock())
-            pause_s = min(2 * pause_s, PAUSE_S_MAX)
-            if ends_at - clock() <= 2 * pause_s:
-                raise _given_up(unknown=unknown) from failure
-            await asyncio.sleep(pause_s * random.uniform(0.7, 1.3))  # noqa: S311  # no secret
-
-    def _settle(self, judged: Verdict, answer: PublishAnswer, *, unknown: bool) -> bool:
-        """Return whether the ticket is stored; False asks for another try."""
+    def _settle(self, answered: Answered) -> None:
+        """Return if the ticket is stored, raise if it is not."""
+        judged, unknown = answered.verdict, answered.unknown
         if judged is Verdict.STORED:
-            return True
-        if judged is Verdict.TRY_AGAIN:
-            return False
+            return
         if judged is Verdict.EXISTS:
             if unknown:
-                return True  # it is our own, stored by a try whose answer was lost
+                return  # it is our own, stored by a try whose answer was lost
             raise AlreadyAccepted("a prediction with this id was accepted before")
         if unknown:
-            raise _given_up(unknown=True)  # this try was refused; an earlier one perhaps not
+            raise given_up(unknown=True)  # this try was refused; an earlier one perhaps not
         if judged is Verdict.FULL:
             self._sample_soon()
             retry_after_s = self._drain_rate.retry_after_s()
             raise Overloaded("the queue is full", retry_after_s=retry_after_s)
         if judged is Verdict.TOO_LARGE:
             raise TooLarge("the input is too large for the queue", field="input", rule="size")
-        assert answer.error is not None
-        log.error("publish.refused", extra={"error": answer.error.description})
+        log.error("publish.refused", extra={"error": answered.reason})
         raise QueueUnavailable("the queue cannot store the prediction")
 
     def _sample_soon(self) -> None:
@@ -165,9 +122,3 @@ class Publisher:
             self.note_depth(await stream_depth(self._requests, self._names))
         except QueueUnavailable:
             log.debug("drain_rate.unknown")
-
-
-def _given_up(*, unknown: bool) -> QueueUnavailable:
-    if unknown:
-        return AcceptanceUnknown("the queue did not confirm the prediction; it may be stored")
-    return QueueUnavailable("the queue does not answer")

@@ -49,7 +49,7 @@ async def test_a_replica_that_is_behind_does_not_make_a_ticket_unknown(
         return None
 
     (ticket,) = await published(broker, 1)
-    monkeypatch.setattr(broker._lookup, "_direct", not_yet)
+    monkeypatch.setattr(broker._lookup._messages, "any_replica", not_yet)
     found = await broker.find(ticket.id)
     assert found is not None
     assert found.ticket == ticket

@@ -106,8 +106,8 @@ async def test_reads_fail_at_once_while_the_server_is_down(
 async def test_publishes_in_flight_when_the_server_dies_succeed_once_it_is_back(
     nats: Restartable, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("broker.publisher.ANSWER_TIMEOUT_S", 60)  # the lost connection must tell
-    monkeypatch.setattr("broker.publisher.PUBLISH_S_MAX", 60)
+    monkeypatch.setattr("broker.storing.ANSWER_TIMEOUT_S", 60)  # the lost connection must tell
+    monkeypatch.setattr("broker.storing.STORE_S_MAX", 60)
     tickets = [a_ticket() for _ in range(200)]
     await nats.freeze()  # so that they are in flight for certain
     publishing = asyncio.gather(*(broker.publish(ticket) for ticket in tickets))
@@ -124,7 +124,7 @@ async def test_publishes_in_flight_when_the_server_dies_succeed_once_it_is_back(
 async def test_a_publish_the_server_never_confirms_is_unknown(
     nats: Restartable, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("broker.publisher.PUBLISH_S_MAX", 0.5)
+    monkeypatch.setattr("broker.storing.STORE_S_MAX", 0.5)
     await nats.freeze()
     publishing = asyncio.create_task(broker.publish(a_ticket()))
     await in_flight(broker, 1)
@@ -136,7 +136,7 @@ async def test_a_publish_the_server_never_confirms_is_unknown(
 async def test_a_publish_repeated_by_ourselves_is_stored_once(
     nats: Restartable, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("broker.publisher.ANSWER_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("broker.storing.ANSWER_TIMEOUT_S", 0.2)
     await nats.freeze()
     tries = note_tries(broker, monkeypatch)
     publishing = asyncio.create_task(broker.publish(a_ticket()))
