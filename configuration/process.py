@@ -7,6 +7,7 @@ but a person can mend it, so nobody should start it again and again.
 import logging
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -31,7 +32,11 @@ class ProcessSettings(BaseSettings):
 
     SECRETS: ClassVar[tuple[str, ...]] = ("nats_token", "postgres_dsn")
 
-    nats_url: str = Field("nats://127.0.0.1:4222", description="NATS with JetStream.")
+    nats_url: str = Field(
+        "nats://127.0.0.1:4222",
+        description="NATS with JetStream; the servers of a cluster by comma: "
+        "`nats://a:4222,nats://b:4222`.",
+    )
     nats_token: SecretStr | None = Field(None, description="Token for NATS, if it asks for one.")
     nats_token_file: Path | None = Field(None, description="A file that holds NATS_TOKEN.")
     namespace: str = Field(
@@ -74,6 +79,20 @@ class ProcessSettings(BaseSettings):
             except OSError as error:
                 raise ValueError(f"cannot read {name}_file: {error.strerror}") from None
         return given
+
+    @field_validator("nats_url")
+    @classmethod
+    def _each_nats_server_is_a_url(cls, given: str) -> str:
+        servers = [each.strip() for each in given.split(",")]
+        for each in servers:
+            url = urlsplit(each)
+            try:
+                is_server = url.scheme in ("nats", "tls") and url.hostname and url.port != 0
+            except ValueError:  # the port is no number, or too large a one
+                is_server = False
+            if not is_server or url.path or url.query:
+                raise ValueError("each server is nats://host:port or tls://host:port")
+        return ",".join(servers)
 
     @field_validator("models", mode="before")
     @classmethod

@@ -196,7 +196,11 @@ def _edge_limits(settings: GatewaySettings) -> EdgeLimits:
 
 
 def _queue_limits(settings: GatewaySettings) -> QueueLimits:
-    return QueueLimits(tickets_max=settings.queue_tickets_max, bytes_max=settings.queue_bytes_max)
+    return QueueLimits(
+        tickets_max=settings.queue_tickets_max,
+        bytes_max=settings.queue_bytes_max,
+        replicas=settings.queue_replicas,
+    )
 
 
 def _now_ms() -> int:

@@ -46,6 +46,11 @@ class GatewaySettings(ProcessSettings):
     queue_tickets_max: int = Field(
         200_000, ge=1, description="Predictions the queue may hold before submits get 429."
     )
+    queue_replicas: Literal[1, 3, 5] = Field(
+        1,
+        description="NATS servers that keep the queue, of a cluster of at least as many; the same "
+        "for every gateway.",
+    )
 
     body_bytes_max: int = Field(
         20 * MIB, ge=1024, le=1024 * MIB, description="Bytes of one request body; more is 413."
@@ -71,6 +76,11 @@ class GatewaySettings(ProcessSettings):
     drain_s_max: float = Field(
         10.0, gt=0, description="Time to finish requests in progress after SIGTERM."
     )
+
+    @field_validator("queue_replicas", mode="before")
+    @classmethod
+    def _a_number_may_be_text(cls, given: object) -> object:
+        return int(given) if isinstance(given, str) and given.isdecimal() else given
 
     @field_validator("public_url")
     @classmethod

@@ -46,6 +46,32 @@ def test_models_are_a_list_by_comma(environment: Any) -> None:
     assert read().models == ("b", "a")
 
 
+def test_the_servers_of_a_nats_cluster_are_listed_by_comma(environment: Any) -> None:
+    environment(GATEWAY_NATS_URL="nats://a:4222, tls://b,nats://[::1]:4223")
+    assert read().nats_url == "nats://a:4222,tls://b,nats://[::1]:4223"
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "a:4222", "nats://a:4222,", "nats://a:x", "nats://a:99999", "http://a", "nats://a/b"],
+)
+def test_a_nats_server_that_is_no_url_is_refused(environment: Any, url: str) -> None:
+    environment(GATEWAY_NATS_URL=url)
+    with pytest.raises(ValidationError, match="nats://host:port"):
+        read()
+
+
+def test_the_queue_is_kept_on_one_server_or_on_three_or_five(environment: Any) -> None:
+    environment()
+    assert read().queue_replicas == 1
+    environment(GATEWAY_QUEUE_REPLICAS="3")
+    assert read().queue_replicas == 3
+    for number in ("0", "2", "4", "three"):  # two survive no more than one
+        environment(GATEWAY_QUEUE_REPLICAS=number)
+        with pytest.raises(ValidationError, match="1, 3 or 5"):
+            read()
+
+
 def test_a_public_url_is_a_base_however_it_is_written(environment: Any) -> None:
     environment(GATEWAY_PUBLIC_URL="https://inference.example/v1/")
     assert read().public_url == "https://inference.example"
