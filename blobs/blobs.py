@@ -2,6 +2,10 @@
 
 Content-addressed: the same name always means the same bytes, so a repeated put is harmless, two at
 once agree, and what comes back is checked against its name.
+
+Blobs lie in folders by the week in which their prediction was accepted, as its row in the ledger
+does, and expire with it. A blob is therefore never shared between weeks: no count of its users is
+kept, and no new one can appear while a week is removed.
 """
 
 import asyncio
@@ -9,7 +13,8 @@ import logging
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import date
 from hashlib import sha256 as digest
 from pathlib import Path
 from typing import ClassVar
@@ -20,15 +25,18 @@ from obstore.store import ObjectStore
 
 from blobs.location import local_folder, local_store, remote_store
 from contract.errors import BlobsUnavailable, ServiceError
+from contract.ids import PredictionId, week_of
 
 log = logging.getLogger(__name__)
 
 BLOB_BYTES_MAX = 256 * 1024 * 1024  # far above any request body: whatever is larger is not ours
 CALL_S_MAX = 60.0  # one put or get, retries included
+_REMOVED_AT_ONCE = 1000  # S3 takes no more in one request
 
 # Hashing takes half a millisecond a MiB; more than this would hold up the event loop.
 _HASHED_IN_LOOP_BYTES_MAX = 256 * 1024
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_WEEK = re.compile(r"([0-9]{4})_([0-9]{2})_([0-9]{2})")
 
 
 class BlobMissing(ServiceError):
@@ -38,7 +46,10 @@ class BlobMissing(ServiceError):
 
 
 class Blobs:
-    """A store of blobs, at `<first two digits>/<sha256>`. Safe to share between processes."""
+    """A store of blobs, at `<week>/<first two digits>/<sha256>`. Safe to share between processes.
+
+    A week is the Monday in UTC, `2026_11_16`, as in the names of the ledger's partitions.
+    """
 
     def __init__(self, store: ObjectStore, folder: Path | None) -> None:
         self._store = store
@@ -57,7 +68,7 @@ class Blobs:
         folder = local_folder(url)
         return cls(remote_store(url) if folder is None else local_store(folder), folder)
 
-    async def put(self, content: bytes, sha256: str) -> None:
+    async def put(self, prediction_id: PredictionId, content: bytes, sha256: str) -> None:
         """Store a blob. Once this returns it is there whole, and outlives a power failure.
 
         Always writes, even over a blob of the same name. To look first would cost every new blob
@@ -65,6 +76,7 @@ class Blobs:
         removed for its age.
 
         Args:
+            prediction_id: says in which week the blob expires.
             content: at most BLOB_BYTES_MAX.
             sha256: of `content`, in lower-case hex; the caller's word is taken for it.
 
@@ -72,7 +84,7 @@ class Blobs:
             BlobsUnavailable: not stored, as far as we know.
         """
         assert len(content) <= BLOB_BYTES_MAX
-        path = _path(sha256)
+        path = _path(prediction_id, sha256)
         with _errors("put"):
             async with asyncio.timeout(CALL_S_MAX):
                 if self._folder is None:
@@ -80,13 +92,13 @@ class Blobs:
                 else:
                     await asyncio.to_thread(self._put_on_disk, self._folder / path, content)
 
-    async def get(self, sha256: str) -> bytes:
-        """Fetch a blob.
+    async def get(self, prediction_id: PredictionId, sha256: str) -> bytes:
+        """Fetch a blob of a prediction.
 
         Raises:
             BlobMissing: not there, or damaged. BlobsUnavailable: the store does not answer.
         """
-        path = _path(sha256)
+        path = _path(prediction_id, sha256)
         with _errors("get"):
             async with asyncio.timeout(CALL_S_MAX):
                 result = await obstore.get_async(self._store, path)
@@ -97,15 +109,55 @@ class Blobs:
             raise BlobMissing(f"blob {sha256} is damaged")
         return content
 
-    async def exists(self, sha256: str) -> bool:
+    async def exists(self, prediction_id: PredictionId, sha256: str) -> bool:
         """Tell whether there is a blob of that name, without reading it."""
+        path = _path(prediction_id, sha256)
         try:
             with _errors("head"):
                 async with asyncio.timeout(CALL_S_MAX):
-                    await obstore.head_async(self._store, _path(sha256))
+                    await obstore.head_async(self._store, path)
         except BlobMissing:
             return False
         return True
+
+    async def weeks(self) -> list[date]:
+        """The weeks that have blobs, oldest first.
+
+        Raises:
+            BlobsUnavailable: the store does not answer.
+        """
+        with _errors("list"):
+            async with asyncio.timeout(CALL_S_MAX):
+                if self._folder is None:
+                    found = await obstore.list_with_delimiter_async(self._store)
+                    names = [prefix.rpartition("/")[2] for prefix in found["common_prefixes"]]
+                else:
+                    folders = await asyncio.to_thread(_entries, self._folder)
+                    names = [folder.name for folder in folders]
+        # Whatever else somebody keeps there is none of ours.
+        return sorted(week for week in map(_week, names) if week is not None)
+
+    async def remove_week(self, week: date) -> int:
+        """Remove every blob of a week.
+
+        Cut off in the middle, or done by two at once, it leaves what a repetition removes.
+
+        Returns:
+            How many blobs this call removed.
+
+        Raises:
+            BlobsUnavailable: some are left, as far as we know.
+        """
+        with _errors("remove"):
+            if self._folder is not None:
+                return await asyncio.to_thread(self._remove_on_disk, self._folder / _name(week))
+            removed = 0
+            listing = obstore.list(self._store, _name(week), chunk_size=_REMOVED_AT_ONCE)
+            async for listed in listing:
+                async with asyncio.timeout(CALL_S_MAX):
+                    await obstore.delete_async(self._store, [each["path"] for each in listed])
+                removed += len(listed)
+            return removed
 
     def _put_on_disk(self, path: Path, content: bytes) -> None:
         """Write a file, and make the disk keep it: obstore renames it into place but never syncs.
@@ -118,11 +170,24 @@ class Blobs:
         _sync(path)
         _sync(path.parent)
         if path.parent not in self._known_folders:
+            _sync(path.parent.parent)  # the week's folder
             _sync(self._folder)
             self._known_folders.add(path.parent)
 
+    def _remove_on_disk(self, week: Path) -> int:
+        self._known_folders = {each for each in self._known_folders if each.parent != week}
+        removed = 0
+        for folder in _entries(week):
+            for blob in _entries(folder):
+                with suppress(FileNotFoundError):  # somebody else removes the same week
+                    blob.unlink()
+                    removed += _SHA256.fullmatch(blob.name) is not None
+            _remove_folder(folder)
+        _remove_folder(week)
+        return removed
 
-def _path(sha256: str) -> str:
+
+def _path(prediction_id: PredictionId, sha256: str) -> str:
     """Where a blob lies in its store.
 
     Raises:
@@ -130,7 +195,35 @@ def _path(sha256: str) -> str:
     """
     if not _SHA256.fullmatch(sha256):
         raise ValueError("a blob is named by 64 digits of lower-case hex")
-    return f"{sha256[:2]}/{sha256}"
+    return f"{_name(week_of(prediction_id))}/{sha256[:2]}/{sha256}"
+
+
+def _name(week: date) -> str:
+    return f"{week:%Y_%m_%d}"
+
+
+def _week(name: str) -> date | None:
+    """The week a folder is named after; None where it is named after none."""
+    parts = _WEEK.fullmatch(name)
+    if parts is None:
+        return None
+    try:
+        return date(*map(int, parts.groups()))
+    except ValueError:
+        return None
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What lies in a folder; nothing if it is gone."""
+    try:
+        return list(folder.iterdir())
+    except FileNotFoundError:
+        return []
+
+
+def _remove_folder(folder: Path) -> None:
+    with suppress(FileNotFoundError):
+        folder.rmdir()
 
 
 async def _sha256(content: bytes) -> str:

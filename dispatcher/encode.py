@@ -13,6 +13,7 @@ import msgspec
 from blobs import BlobMissing, Blobs
 from contract.catalog import Model
 from contract.errors import InvalidInput
+from contract.ids import PredictionId
 from contract.prediction import File, Ticket
 from dispatcher.outages import Outage
 from tasks.base import Task, Tensors
@@ -50,17 +51,21 @@ class Encoder:
     async def _one(self, task: Task, model: Model, ticket: Ticket) -> Encoded:
         async with self._fetching:
             try:
-                files = {name: await self._fetched(name, it) for name, it in ticket.files.items()}
+                files = {
+                    name: await self._fetched(ticket.id, name, file)
+                    for name, file in ticket.files.items()
+                }
             except InputMissing as error:
                 return error
             whole = msgspec.structs.replace(ticket, files=files)
             return (await self._in_threads(task, model, [whole]))[0]
 
-    async def _fetched(self, field: str, file: File) -> File:
+    async def _fetched(self, prediction_id: PredictionId, field: str, file: File) -> File:
         if file.content is not None:
             return file
         try:
-            content = await self._outage.ride_out(partial(self._blobs.get, file.sha256))
+            get = partial(self._blobs.get, prediction_id, file.sha256)
+            content = await self._outage.ride_out(get)
         except BlobMissing as error:
             message = "this file is no longer stored"
             raise InputMissing(message, field=f"input.{field}", rule="stored") from error

@@ -157,7 +157,7 @@ class Executor:
         policy = self._limits.keep_inputs
         puts = [
             self._parts.blobs_outage.ride_out(
-                partial(self._parts.blobs.put, file.content, file.sha256)
+                partial(self._parts.blobs.put, row.ticket.id, file.content, file.sha256)
             )
             for row in rows
             if policy == "all" or (policy == "failed" and _has_failed(row))

@@ -128,7 +128,7 @@ class Submitter:
             room -= file.size
             if room < 0:
                 assert file.content is not None, "a new ticket has its files inline"
-                await self._blobs.put(file.content, file.sha256)
+                await self._blobs.put(ticket.id, file.content, file.sha256)
                 files[name] = msgspec.structs.replace(file, content=None)
         return ticket if room >= 0 else msgspec.structs.replace(ticket, files=files)
 

@@ -98,13 +98,15 @@ class Predictions:
         if file is None:
             raise UnknownPrediction(f"the input of this prediction has no file {field[:80]!a}")
         headers = {**_FILE_HEADERS, "etag": f'"{file.sha256}"'}
-        return Response(await self._content(file), media_type=file.media_type, headers=headers)
+        return Response(
+            await self._content(seen.ticket.id, file), media_type=file.media_type, headers=headers
+        )
 
-    async def _content(self, file: File) -> bytes:
+    async def _content(self, prediction_id: PredictionId, file: File) -> bytes:
         if file.content is not None:
             return file.content
         try:
-            return await self._blobs.get(file.sha256)
+            return await self._blobs.get(prediction_id, file.sha256)
         except BlobMissing:
             raise UnknownPrediction("this file was not kept") from None
 

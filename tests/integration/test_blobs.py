@@ -7,12 +7,19 @@ import resource
 import stat
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from blobs import BlobMissing, Blobs
 from contract.errors import BlobsUnavailable
+from contract.ids import PredictionId, accepted_at_ms, week_of
+from tests.ended import new_id
+
+ID = new_id()
+WEEK = week_of(ID)
+WEEK_MS = 7 * 24 * 3600 * 1000
 
 
 def named(content: bytes) -> tuple[bytes, str]:
@@ -20,7 +27,7 @@ def named(content: bytes) -> tuple[bytes, str]:
 
 
 def path_of(folder: Path, sha256: str) -> Path:
-    return folder / sha256[:2] / sha256
+    return folder / f"{WEEK:%Y_%m_%d}" / sha256[:2] / sha256
 
 
 @pytest.fixture
@@ -36,17 +43,17 @@ def blobs(folder: Path) -> Blobs:
 @pytest.mark.parametrize("size", [0, 1, 100_000, 6_000_000])
 async def test_what_was_put_comes_back(blobs: Blobs, size: int) -> None:
     content, sha256 = named(os.urandom(size))
-    assert not await blobs.exists(sha256)
+    assert not await blobs.exists(ID, sha256)
 
-    await blobs.put(content, sha256)
+    await blobs.put(ID, content, sha256)
 
-    assert await blobs.exists(sha256)
-    assert await blobs.get(sha256) == content
+    assert await blobs.exists(ID, sha256)
+    assert await blobs.get(ID, sha256) == content
 
 
 async def test_a_blob_that_never_was_is_missing(blobs: Blobs) -> None:
     with pytest.raises(BlobMissing):
-        await blobs.get("0" * 64)
+        await blobs.get(ID, "0" * 64)
 
 
 def test_the_folder_is_for_its_owner_alone(blobs: Blobs, folder: Path) -> None:
@@ -64,17 +71,17 @@ async def test_another_process_sees_the_blob_at_once(blobs: Blobs, folder: Path)
     content, sha256 = named(b"shared")
     other = Blobs.open(folder.as_uri())
 
-    await blobs.put(content, sha256)
+    await blobs.put(ID, content, sha256)
 
-    assert await other.get(sha256) == content
+    assert await other.get(ID, sha256) == content
 
 
 async def test_many_at_once_may_put_the_same_blob(blobs: Blobs, folder: Path) -> None:
     content, sha256 = named(os.urandom(300_000))
 
     async def put_and_get() -> bytes:
-        await blobs.put(content, sha256)
-        return await blobs.get(sha256)
+        await blobs.put(ID, content, sha256)
+        return await blobs.get(ID, sha256)
 
     assert set(await asyncio.gather(*[put_and_get() for _ in range(32)])) == {content}
     assert [each.name for each in path_of(folder, sha256).parent.iterdir()] == [sha256]
@@ -84,15 +91,15 @@ async def test_a_damaged_blob_is_missing_until_it_is_put_again(
     blobs: Blobs, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     content, sha256 = named(b"precious")
-    await blobs.put(content, sha256)
+    await blobs.put(ID, content, sha256)
     path_of(folder, sha256).write_bytes(b"")  # what a power failure makes of an unsynced file
 
     with pytest.raises(BlobMissing, match="damaged"):
-        await blobs.get(sha256)
+        await blobs.get(ID, sha256)
     assert "blobs.damaged" in caplog.messages
 
-    await blobs.put(content, sha256)
-    assert await blobs.get(sha256) == content
+    await blobs.put(ID, content, sha256)
+    assert await blobs.get(ID, sha256) == content
 
 
 async def test_a_blob_and_the_way_to_it_are_on_the_disk_when_put_returns(
@@ -109,11 +116,11 @@ async def test_a_blob_and_the_way_to_it_are_on_the_disk_when_put_returns(
     content, sha256 = named(b"accepted")
     path = path_of(folder, sha256)
 
-    await blobs.put(content, sha256)
-    assert synced == [path, path.parent, folder]
+    await blobs.put(ID, content, sha256)
+    assert synced == [path, path.parent, path.parent.parent, folder]
 
-    await blobs.put(content, sha256)  # whoever put it first may not have got as far as the sync
-    assert synced[3:] == [path, path.parent]
+    await blobs.put(ID, content, sha256)  # whoever put it first may not have got as far as the sync
+    assert synced[4:] == [path, path.parent]
 
 
 async def test_a_disk_that_takes_no_more_leaves_no_half_blob(
@@ -124,25 +131,26 @@ async def test_a_disk_that_takes_no_more_leaves_no_half_blob(
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
     try:
         with pytest.raises(BlobsUnavailable):
-            await blobs.put(content, sha256)
+            await blobs.put(ID, content, sha256)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
     assert "blobs.failed" in caplog.messages
-    assert not await blobs.exists(sha256)
-    await blobs.put(content, sha256)
-    assert await blobs.get(sha256) == content
+    assert not await blobs.exists(ID, sha256)
+    await blobs.put(ID, content, sha256)
+    assert await blobs.get(ID, sha256) == content
 
 
 PUT_FOR_EVER = """
 import asyncio, hashlib, os, sys
 from blobs import Blobs
+from contract.ids import PredictionId
 
 async def main():
     blobs = Blobs.open(sys.argv[1])
     while True:
         content = os.urandom(2_000_000)
-        await blobs.put(content, hashlib.sha256(content).hexdigest())
+        await blobs.put(PredictionId(sys.argv[2]), content, hashlib.sha256(content).hexdigest())
         print("put", flush=True)
 
 asyncio.run(main())
@@ -152,7 +160,7 @@ asyncio.run(main())
 def names_left_by_killed_processes(folder: Path) -> list[str]:
     for puts_before_kill in (1, 2, 3):
         with subprocess.Popen(
-            [sys.executable, "-c", PUT_FOR_EVER, folder.as_uri()],
+            [sys.executable, "-c", PUT_FOR_EVER, folder.as_uri(), ID],
             stdout=subprocess.PIPE,
             cwd=Path(__file__).parents[2],
         ) as process:
@@ -162,7 +170,7 @@ def names_left_by_killed_processes(folder: Path) -> list[str]:
             process.kill()
 
     # A temporary file of the killed process has a `#` in its name, and is never looked for.
-    return [path.name for path in folder.glob("*/*") if "#" not in path.name]
+    return [path.name for path in folder.glob("*/*/*") if "#" not in path.name]
 
 
 async def test_a_process_killed_while_it_puts_leaves_no_half_blob(
@@ -171,4 +179,64 @@ async def test_a_process_killed_while_it_puts_leaves_no_half_blob(
     names = await asyncio.to_thread(names_left_by_killed_processes, folder)
     assert len(names) >= 6
     for name in names:
-        assert len(await blobs.get(name)) == 2_000_000
+        assert len(await blobs.get(ID, name)) == 2_000_000
+
+
+def in_week(number: int) -> PredictionId:
+    """An id accepted so many weeks after ID."""
+    return new_id(accepted_at_ms(ID) + number * WEEK_MS)
+
+
+async def test_weeks_are_listed_and_what_is_no_week_is_not(blobs: Blobs, folder: Path) -> None:
+    assert await blobs.weeks() == []
+    content, sha256 = named(b"input")
+    for number in (1, -1, 0):
+        await blobs.put(in_week(number), content, sha256)
+    for other in ("lost+found", "2026_13_01", "ab"):
+        (folder / other).mkdir()
+
+    weeks = [WEEK + timedelta(weeks=number) for number in (-1, 0, 1)]
+    assert await blobs.weeks() == weeks
+
+
+async def test_a_removed_week_takes_its_blobs_and_no_others(blobs: Blobs, folder: Path) -> None:
+    content, sha256 = named(b"the same bytes in two weeks")
+    other = named(b"more of the first")
+    await blobs.put(in_week(0), content, sha256)
+    await blobs.put(in_week(0), *other)
+    await blobs.put(in_week(1), content, sha256)
+    # What a killed process leaves goes with its week.
+    (path_of(folder, sha256).parent / f"{sha256}#1").write_bytes(b"half")
+
+    assert await blobs.remove_week(WEEK) == 2
+
+    assert not await blobs.exists(in_week(0), sha256)
+    assert await blobs.get(in_week(1), sha256) == content
+    assert await blobs.weeks() == [WEEK + timedelta(weeks=1)]
+    assert await blobs.remove_week(WEEK) == 0
+
+
+async def test_two_may_remove_a_week_at_once_and_each_blob_is_counted_once(blobs: Blobs) -> None:
+    for number in range(100):
+        await blobs.put(ID, *named(b"%d" % number))
+
+    removed = await asyncio.gather(*[blobs.remove_week(WEEK) for _ in range(4)])
+
+    assert sum(removed) == 100
+    assert await blobs.weeks() == []
+
+
+async def test_a_week_that_was_removed_takes_blobs_again_and_syncs_all_the_way(
+    blobs: Blobs, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content, sha256 = named(b"late")
+    await blobs.put(ID, content, sha256)
+    await blobs.remove_week(WEEK)
+    synced: list[Path] = []
+    monkeypatch.setattr("blobs.blobs._sync", synced.append)
+
+    await blobs.put(ID, content, sha256)
+
+    path = path_of(folder, sha256)
+    assert synced == [path, path.parent, path.parent.parent, folder]
+    assert await blobs.get(ID, sha256) == content

@@ -15,6 +15,11 @@ import pytest
 
 from blobs import BlobMissing, Blobs
 from contract.errors import BlobsUnavailable
+from contract.ids import week_of
+from tests.ended import new_id
+
+ID = new_id()
+WEEK = week_of(ID)
 
 SECRET = "a-very-secret-access-key"
 
@@ -73,15 +78,15 @@ async def test_a_bucket_keeps_blobs_as_a_folder_does(bucket: type[BucketHandler]
     blobs = Blobs.open("s3://bucket/some/prefix")
     content = os.urandom(6_000_000)
     sha256 = hashlib.sha256(content).hexdigest()
-    assert not await blobs.exists(sha256)
+    assert not await blobs.exists(ID, sha256)
     with pytest.raises(BlobMissing):
-        await blobs.get(sha256)
+        await blobs.get(ID, sha256)
 
-    await blobs.put(content, sha256)
+    await blobs.put(ID, content, sha256)
 
-    assert list(bucket.objects) == [f"/bucket/some/prefix/{sha256[:2]}/{sha256}"]
-    assert await blobs.exists(sha256)
-    assert await blobs.get(sha256) == content
+    assert list(bucket.objects) == [f"/bucket/some/prefix/{WEEK:%Y_%m_%d}/{sha256[:2]}/{sha256}"]
+    assert await blobs.exists(ID, sha256)
+    assert await blobs.get(ID, sha256) == content
 
 
 @pytest.mark.parametrize("status", [403, 503])
@@ -93,7 +98,7 @@ async def test_a_bucket_that_refuses_is_unavailable_and_no_secret_is_told(
     sha256 = hashlib.sha256(content).hexdigest()
     bucket.broken = status
 
-    for call in (blobs.put(content, sha256), blobs.get(sha256), blobs.exists(sha256)):
+    for call in (blobs.put(ID, content, sha256), blobs.get(ID, sha256), blobs.exists(ID, sha256)):
         with pytest.raises(BlobsUnavailable) as raised:
             await call
         assert raised.value.__cause__ is None

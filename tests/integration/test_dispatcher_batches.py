@@ -6,6 +6,7 @@ import json
 import pytest
 from prometheus_client import REGISTRY
 
+from blobs import Blobs
 from contract.announcements import Announced
 from contract.limits import INLINE_BYTES_MAX
 from contract.prediction import Outcome, Status
@@ -101,16 +102,15 @@ async def test_an_inline_file_is_readable_by_its_name_once_the_prediction_has_en
     assert recorded is not None
     file = recorded.ticket.files["image"]
     assert file.content is None
-    assert (house.folder / "blobs" / file.sha256[:2] / file.sha256).read_bytes() == CAT
+    blobs = Blobs.open(house.blobs_url)
+    assert await blobs.get(ticket.id, file.sha256) == CAT
 
 
 async def test_a_file_that_travelled_through_the_blobs_is_fetched(house: House) -> None:
     content = CAT + b"\0" * INLINE_BYTES_MAX  # a JPEG may have anything behind it
     ticket, gone = image_ticket(content, inline=False), image_ticket(CAT + b"\0", inline=False)
     sha256 = ticket.files["image"].sha256
-    path = house.folder / "blobs" / sha256[:2] / sha256
-    path.parent.mkdir(parents=True)
-    path.write_bytes(content)
+    await Blobs.open(house.blobs_url).put(ticket.id, content, sha256)
     async with dispatching(house):
         kept, missing = await house.outcomes(await house.accept([ticket, gone]))
     assert "cat" in json.dumps(output_of(kept)).lower()

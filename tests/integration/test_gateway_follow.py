@@ -11,7 +11,7 @@ import pytest
 
 from blobs import Blobs
 from broker import Broker, Queued
-from contract.ids import PredictionId
+from contract.ids import PredictionId, parse_prediction_id
 from contract.limits import INLINE_BYTES_MAX
 from gateway.follow import Follower
 from gateway.settings import GatewaySettings
@@ -197,7 +197,9 @@ async def test_the_files_of_an_ended_prediction_come_from_the_blobs_or_are_gone(
     small = await gateway.client.post(ECHO, content=b"small", headers=headers)
     url = small.json()["input"]["INPUT0"]
     assert (await gateway.client.get(url)).status_code == 404  # this dispatcher keeps none
-    await Blobs.open(settings.blobs_url).put(b"small", hashlib.sha256(b"small").hexdigest())
+    sha256 = hashlib.sha256(b"small").hexdigest()
+    prediction_id = parse_prediction_id(small.json()["id"])
+    await Blobs.open(settings.blobs_url).put(prediction_id, b"small", sha256)
     assert (await gateway.client.get(url)).content == b"small"
 
 

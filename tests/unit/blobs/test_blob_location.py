@@ -6,6 +6,9 @@ import pytest
 
 from blobs import Blobs
 from blobs.location import local_folder
+from tests.ended import new_id
+
+ID = new_id()
 
 
 @pytest.mark.parametrize(
@@ -54,8 +57,8 @@ async def test_only_a_sha256_is_ever_a_name(tmp_path: Path, name: str) -> None:
     blobs = Blobs.open(tmp_path.as_uri())
 
     with pytest.raises(ValueError, match="64 digits"):
-        await blobs.get(name)
+        await blobs.get(ID, name)
     with pytest.raises(ValueError, match="64 digits"):
-        await blobs.put(b"", name)
+        await blobs.put(ID, b"", name)
     with pytest.raises(ValueError, match="64 digits"):
-        await blobs.exists(name)
+        await blobs.exists(ID, name)

@@ -95,7 +95,7 @@ class PlayedBlobs(Blobs):
         self._effects = effects
         self.away = 0
 
-    async def put(self, content: bytes, sha256: str) -> None:
+    async def put(self, prediction_id: PredictionId, content: bytes, sha256: str) -> None:
         self._effects.append("keep")
         if self.away:
             self.away -= 1
