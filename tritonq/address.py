@@ -23,7 +23,8 @@ def find_service(url: str | None = None, token: str | None = None) -> Service:
     """Settle on a service.
 
     Raises:
-        NoService: nothing names one, or the URL is not http(s)://host.
+        NoService: nothing names one, the URL is not http(s)://host, or no header can carry the
+            token.
     """
     named = url or os.environ.get("TRITONQ_URL") or _running_url()
     if named is None:
@@ -31,7 +32,7 @@ def find_service(url: str | None = None, token: str | None = None) -> Service:
             "no service is named and none is running here: start one with `tritonq up`, "
             "or set TRITONQ_URL (and TRITONQ_TOKEN)"
         )
-    return Service(_checked(named), token or os.environ.get("TRITONQ_TOKEN"))
+    return Service(_checked(named), _checked_token(token or os.environ.get("TRITONQ_TOKEN")))
 
 
 def _running_url() -> str | None:
@@ -52,3 +53,12 @@ def _checked(url: str) -> str:
         raise NoService(f"not a URL of the form http://host:port : {url!r}")
     # `…/v1` is how other clients of this dialect are pointed at a service.
     return url.rstrip("/").removesuffix("/v1")
+
+
+def _checked_token(token: str | None) -> str | None:
+    if token is None:
+        return None
+    bare = token.strip()  # a file that it was read from ends in a newline
+    if not bare.isascii() or not bare.isprintable() or " " in bare:
+        raise NoService("the token holds characters that no token has")  # it is not repeated here
+    return bare or None

@@ -26,8 +26,9 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     """One unit of work, as the service showed it when it was asked.
 
     `output` is there exactly when `status` is "succeeded"; `error` (a sentence) and `error_code`
-    (a stable word) exactly when it is "failed". `queue` says where an unfinished one stands.
-    Times are UTC.
+    (a stable word) exactly when it is "failed". `queue` says where an unfinished one stands;
+    `deadline` is when it fails if it has not ended by then. `retry_of` is the failed prediction
+    that this one is a retry of. Times are UTC.
     """
 
     id: str
@@ -37,6 +38,8 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     created_at: datetime
     started_at: datetime | None = None
     completed_at: datetime | None = None
+    deadline: datetime | None = None
+    retry_of: str | None = None
     input: dict[str, JSON] = {}
     output: JSON = None
     error: str | None = None
@@ -80,8 +83,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
 class Item(Generic[Given]):
     """What became of one input of a `map`.
 
-    `prediction` is None when the service refused the input, so that no prediction exists; `error`
-    is None exactly when the prediction succeeded.
+    `prediction` is as it was last seen: None when there is none, since the service refused the
+    input, or none that we know of. `error` is None exactly when it succeeded.
     """
 
     given: Given

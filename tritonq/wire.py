@@ -7,14 +7,17 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TypeVar
 
 import msgspec
 
 from tritonq.errors import (
     AcceptanceUnknown,
+    Expired,
     InvalidInput,
+    KeyReused,
     NotFound,
+    NotRetryable,
     Overloaded,
     RequestRefused,
     ServiceUnavailable,
@@ -24,7 +27,12 @@ from tritonq.errors import (
 )
 
 ACCEPTANCE_UNKNOWN = "acceptance_unknown"  # the service itself does not know either
+KEY_HEADER = "Idempotency-Key"
 SHOWN_CHARACTERS_MAX = 500  # of an answer that is repeated in a message
+BAD_GATEWAYS = frozenset({502, 503, 504})  # said by a proxy: the service may have the request
+_ACCEPTED = frozenset({201, 202})
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +58,16 @@ class Request:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: Body | None = None
     hold_s: float = 0.0  # how long the service was asked to hold the answer back
+    changes_once: bool = False  # however often it arrives, as canceling does
 
     @property
-    def is_safe(self) -> bool:
-        return self.method == "GET"
+    def idempotency_key(self) -> str:
+        return self.headers.get(KEY_HEADER, "")
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether it may be sent again though nobody knows what became of it."""
+        return self.method == "GET" or self.changes_once or bool(self.idempotency_key)
 
 
 class FieldError(msgspec.Struct, frozen=True):
@@ -93,7 +107,7 @@ class Response:
             return None
         try:
             return msgspec.json.decode(self.content, type=Problem)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
 
 
@@ -108,16 +122,14 @@ class NoResponse:
 def error_of(request: Request, reply: Response | NoResponse) -> TritonqError:
     """The error that a reply other than success means."""
     if isinstance(reply, NoResponse):
-        return _no_answer(request, reply)
+        return _no_answer(request, reply.reason, was_sent=reply.was_sent)
     problem = reply.problem
     if problem is None:
         return _foreign(request, reply)
     message = problem.detail or problem.title or f"refused with status {reply.status}"
+    if kind := _KINDS.get(problem.code) or _KINDS.get(reply.status):
+        return kind(message, code=problem.code)
     match reply.status:
-        case 401 | 403:
-            return Unauthorized(message, code=problem.code)
-        case 404 | 410:
-            return NotFound(message, code=problem.code)
         case 429:
             return Overloaded(message, retry_after_s=reply.retry_after_s or 1.0)
         case 400 | 409 | 413 | 415 | 422:
@@ -125,19 +137,51 @@ def error_of(request: Request, reply: Response | NoResponse) -> TritonqError:
             return InvalidInput(message, code=problem.code, field=found.field, rule=found.rule)
         case 503:
             unknown = problem.code == ACCEPTANCE_UNKNOWN
-            return AcceptanceUnknown(message) if unknown else ServiceUnavailable(message)
+            return _unknown(request, message) if unknown else ServiceUnavailable(message)
         case status if status >= 500:
             return UnexpectedAnswer(message)
     return RequestRefused(message, code=problem.code)
 
 
-def _no_answer(request: Request, reply: NoResponse) -> TritonqError:
-    if reply.was_sent and not request.is_safe:
-        return AcceptanceUnknown(
-            f"the connection broke before the answer to a submit came ({reply.reason}): "
-            "it may or may not have been accepted, so it was not sent again"
-        )
-    return ServiceUnavailable(f"the service does not answer: {reply.reason}")
+_KINDS: Mapping[str | int, type[RequestRefused]] = {
+    "key_reused": KeyReused,
+    "not_retryable": NotRetryable,
+    401: Unauthorized,
+    403: Unauthorized,
+    404: NotFound,
+    410: Expired,
+}
+
+
+def unreadable(request: Request, reply: Response, what: str, why: str) -> TritonqError:
+    """The error of a success that is not `what`."""
+    message = f"the answer is not {what}: {why}"
+    if reply.status in _ACCEPTED and _submits(request):
+        # Our own statuses for an accepted prediction: its id was lost on the way.
+        return _unknown(request, message)
+    return UnexpectedAnswer(message)
+
+
+def _submits(request: Request) -> bool:
+    return request.method == "POST" and not request.changes_once
+
+
+def _no_answer(request: Request, reason: str, *, was_sent: bool) -> TritonqError:
+    if not was_sent or not _submits(request):
+        return ServiceUnavailable(f"the service does not answer: {reason}")
+    return _unknown(request, f"the connection broke before the answer to a submit came ({reason})")
+
+
+def _unknown(request: Request, message: str) -> AcceptanceUnknown:
+    key = request.idempotency_key
+    advice = (
+        f"submit it again with the same idempotency key, {key}, and it is not run twice"
+        if key
+        else "it has no idempotency key, so it was not sent again"
+    )
+    return AcceptanceUnknown(
+        f"{message}: it may or may not have been accepted; {advice}", idempotency_key=key
+    )
 
 
 def _foreign(request: Request, reply: Response) -> TritonqError:
@@ -146,8 +190,11 @@ def _foreign(request: Request, reply: Response) -> TritonqError:
     message = f"{request.method} {request.path} answered {reply.status}: {shown!r}"
     if reply.status == 429:
         return Overloaded(message, retry_after_s=reply.retry_after_s or 1.0)
-    if reply.status in (502, 503, 504):
-        return ServiceUnavailable(message) if request.is_safe else AcceptanceUnknown(message)
+    if reply.status in BAD_GATEWAYS:
+        return _no_answer(request, message, was_sent=True)
+    if target := reply.headers.get("location"):
+        # Not followed: the token would go wherever it leads.
+        message = f"{message}; it leads to {target[:SHOWN_CHARACTERS_MAX]!r}: name that as the URL"
     return UnexpectedAnswer(message)
 
 
@@ -155,13 +202,9 @@ def whole_seconds(seconds: float) -> str:
     return str(math.ceil(seconds))
 
 
-def decode(reply: Response, of_type: type[Any], what: str) -> Any:
-    """Read the JSON of a success.
-
-    Raises:
-        UnexpectedAnswer: it is not `what`.
-    """
+def decode(reply: Response, of_type: type[Result]) -> Result:
+    """Read the JSON of a success; ValueError when it is something else."""
     try:
         return msgspec.json.decode(reply.content, type=of_type)
-    except ValueError as error:
-        raise UnexpectedAnswer(f"the answer is not {what}: {error}") from error
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error

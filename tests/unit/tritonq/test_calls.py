@@ -10,8 +10,11 @@ import pytest
 from tritonq.calls import POLL_S, Call, Calls, Pause, model_path
 from tritonq.errors import (
     AcceptanceUnknown,
+    Expired,
     InvalidInput,
+    KeyReused,
     NotFound,
+    NotRetryable,
     Overloaded,
     PredictionFailed,
     ServiceUnavailable,
@@ -20,6 +23,7 @@ from tritonq.errors import (
     UnexpectedAnswer,
 )
 from tritonq.retry import RETRY_AFTER_S_MAX
+from tritonq.terms import Terms
 from tritonq.wire import Body, NoResponse, Request, Response
 
 BODY = Body(b"...", "image/jpeg")
@@ -86,8 +90,8 @@ class Play:
             return ended.value
 
     def submit(self, **options: Any) -> Any:
-        given = {"priority": "normal", "wait_s": 0.0, **options}
-        return self.carry_out(self.calls.submit("m", BODY, **given))
+        wait_s = options.pop("wait_s", 0.0)
+        return self.carry_out(self.calls.submit("m", BODY, Terms(**options), wait_s=wait_s))
 
 
 def test_a_submit_is_one_post_that_does_not_wait() -> None:
@@ -226,11 +230,11 @@ def test_a_service_that_asks_for_a_very_long_pause_is_believed_and_told_to_the_c
 def test_run_returns_only_success() -> None:
     failed = Play([prediction("failed", error="not an image")])
     with pytest.raises(PredictionFailed, match="not an image"):
-        failed.carry_out(failed.calls.run("m", BODY, priority="low", wait_s=1.0))
+        failed.carry_out(failed.calls.run("m", BODY, Terms("low"), wait_s=1.0))
 
     slow = Play([prediction("starting"), prediction("starting")])
     with pytest.raises(StillRunning) as caught:
-        slow.carry_out(slow.calls.run("m", BODY, priority="low", wait_s=1.0), hold=[0, 1])
+        slow.carry_out(slow.calls.run("m", BODY, Terms("low"), wait_s=1.0), hold=[0, 1])
     assert caught.value.prediction.id == "p1"
 
 
@@ -239,7 +243,10 @@ def test_run_returns_only_success() -> None:
     [
         (refusal(422, "invalid_input"), InvalidInput),
         (refusal(404, "unknown_model"), NotFound),
-        (refusal(410, "expired"), NotFound),
+        (refusal(410, "expired"), Expired),
+        (refusal(409, "key_reused"), KeyReused),
+        (refusal(409, "not_retryable"), NotRetryable),
+        (refusal(409, "already_accepted"), InvalidInput),
         (refusal(500, "internal_error"), UnexpectedAnswer),
         (answer(302, {"location": "https://elsewhere.invalid/"}), UnexpectedAnswer),
         (answer(200, surprise=True), UnexpectedAnswer),
