@@ -17,6 +17,7 @@ from contract.queue import DEFAULT_NAMESPACE
 log = logging.getLogger(__name__)
 
 EXIT_WRONG_CONFIGURATION = 2
+RETENTION_DAYS_MIN = 7
 
 
 class WrongConfiguration(Exception):
@@ -60,6 +61,13 @@ class ProcessSettings(BaseSettings):
     )
     models: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Models on offer, in order of preference, by comma; empty: all there are."
+    )
+    retention_days: int = Field(
+        90,
+        ge=0,
+        le=36_500,
+        description="Days that outcomes and input files are kept after the end, at least; the same "
+        "for every process. 0: for ever; else 7 or more.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe log line that is written."
@@ -105,6 +113,14 @@ class ProcessSettings(BaseSettings):
     @classmethod
     def _empty_is_none(cls, given: object) -> object:
         return given or None
+
+    @field_validator("retention_days")
+    @classmethod
+    def _a_week_at_least(cls, value: int) -> int:
+        # What is removed is removed by the week, and a dispatcher may be late by days.
+        if 0 < value < RETENTION_DAYS_MIN:
+            raise ValueError(f"0 keeps everything; else it is {RETENTION_DAYS_MIN} days or more")
+        return value
 
     @field_validator("log_level", mode="before")
     @classmethod
