@@ -37,11 +37,21 @@ class _State(msgspec.Struct, frozen=True):
 
 
 class _Replica(msgspec.Struct, frozen=True):
-    active: int = 0  # nanoseconds since the leader last heard of it
+    active: int = 0  # nanoseconds since the leader last heard of it; 0: it has not yet
 
 
 class _Cluster(msgspec.Struct, frozen=True):
-    replicas: list[_Replica] = []
+    leader: str = ""  # a server that does not lead any more names nobody
+    replicas: list[_Replica] = []  # all but the one that answers; none on a single server
+
+    @property
+    def has_a_leader(self) -> bool:
+        """Whether the one that answers leads, and nobody else can have been elected meanwhile."""
+        if not self.replicas:
+            return True
+        silence_max = FOLLOWER_SILENCE_S_MAX * 1e9
+        in_touch = 1 + sum(0 < each.active <= silence_max for each in self.replicas)
+        return bool(self.leader) and 2 * in_touch > 1 + len(self.replicas)
 
 
 class _StreamInfo(msgspec.Struct, frozen=True):
@@ -65,10 +75,7 @@ async def require_majority(requests: Requests, stream: str) -> None:
     Raises:
         QueueUnavailable: no answer, or it is not in touch with most of the replicas.
     """
-    info = await _ask(requests, stream)
-    followers = info.cluster.replicas
-    in_touch = sum(each.active <= FOLLOWER_SILENCE_S_MAX * 1e9 for each in followers)
-    if 2 * (1 + in_touch) <= 1 + len(followers):
+    if not (await _ask(requests, stream)).cluster.has_a_leader:
         raise QueueUnavailable("the queue's leader is cut off from its replicas")
 
 
