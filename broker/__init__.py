@@ -6,9 +6,18 @@ one of `contract.errors`.
 
 from broker.broker import Broker
 from broker.declare import QueueLimits, UnsuitableServer
-from broker.delivery import Delivery
+from broker.delivery import LEASE_EXTENDED_EVERY_S, Delivery
 from broker.intake import Intake
 from broker.lookup import Queued
 from broker.stream import Depth
 
-__all__ = ["Broker", "Delivery", "Depth", "Intake", "QueueLimits", "Queued", "UnsuitableServer"]
+__all__ = [
+    "LEASE_EXTENDED_EVERY_S",
+    "Broker",
+    "Delivery",
+    "Depth",
+    "Intake",
+    "QueueLimits",
+    "Queued",
+    "UnsuitableServer",
+]

@@ -7,7 +7,7 @@ from broker.announcements import Announcements
 from broker.claims import Claims
 from broker.connection import Connection, report_bug
 from broker.declare import QueueLimits, declare
-from broker.intake import Intake
+from broker.intake import HELD_BYTES_MAX, Intake
 from broker.lookup import Lookup, Queued
 from broker.publisher import Publisher
 from broker.requests import Requests
@@ -145,9 +145,15 @@ class Broker:
         """Raises QueueUnavailable unless the stream answers."""
         await stream_depth(self._requests, self._names)
 
-    def intake(self, priority: Priority, model: str, *, room: int) -> Intake:
-        """An intake of one lane's tickets that never holds more than `room` unreleased."""
-        return Intake(self._connection, self._names, priority, model, room=room)
+    def intake(
+        self, priority: Priority, model: str, *, room: int, bytes_max: int = HELD_BYTES_MAX
+    ) -> Intake:
+        """An intake of one lane's tickets that never holds more than `room` unreleased, nor more
+        than `bytes_max` bytes of them, of which it always makes enough for one ticket.
+        """
+        return Intake(
+            self._connection, self._names, priority, model, room=room, bytes_max=bytes_max
+        )
 
     async def announce(self, outcomes: list[Outcome]) -> None:
         """Tell everybody how predictions ended. Best effort."""

@@ -22,6 +22,7 @@ from nats.js.api import (
 from nats.js.errors import APIError, NotFoundError
 
 from broker.connection import Connection
+from broker.delivery import LEASE_S
 from contract.errors import QueueUnavailable
 from contract.limits import NATS_PAYLOAD_BYTES_MAX, TICKET_BYTES_MAX
 from contract.prediction import Priority
@@ -36,11 +37,10 @@ INSUFFICIENT_STORAGE = 10047
 
 CLAIM_BYTES_MAX = 4096  # headers included; they have a few hundred
 DUPLICATE_WINDOW_S = 120.0  # covers a publisher's own repetitions many times over
-ACK_WAIT_S = 30.0  # the lease; extended every 10 s while a ticket is worked on
 ACK_PENDING_MAX = 4096  # deliveries of one consumer in flight, delayed ones included
-# A backstop only: JetStream parks a ticket past it in silence. The dispatcher records a failure
-# long before.
-DELIVERIES_MAX = 100
+# JetStream parks what it has delivered so often, in silence and for ever. The dispatcher counts
+# runs instead, and records a failure when there were too many.
+DELIVERIES_MAX = -1  # without limit
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def _consumer(names: QueueNames, priority: Priority, model: str) -> ConsumerConf
         filter_subject=names.tickets_of(priority, model),
         deliver_policy=DeliverPolicy.ALL,
         ack_policy=AckPolicy.EXPLICIT,
-        ack_wait=ACK_WAIT_S,
+        ack_wait=LEASE_S,
         max_ack_pending=ACK_PENDING_MAX,
         max_deliver=DELIVERIES_MAX,
     )

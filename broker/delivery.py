@@ -8,6 +8,11 @@ from contract.prediction import Ticket
 
 log = logging.getLogger(__name__)
 
+# How long a dispatcher that dies keeps its tickets from the others, and how often one that lives
+# says so: two extensions may be lost.
+LEASE_S = 6.0
+LEASE_EXTENDED_EVERY_S = LEASE_S / 3
+
 V1_TOKENS = (
     9  # $JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>
 )
@@ -21,10 +26,29 @@ class Delivery:
     is away: the ticket then comes back when its lease ends, and finds its outcome recorded.
     """
 
-    __slots__ = ("_connection", "_reply", "attempt", "sequence", "ticket")
+    __slots__ = (
+        "_connection", "_reply", "attempt", "sequence", "size", "ticket", "unreadable", "withdrawn"
+    )  # fmt: skip
 
-    def __init__(self, ticket: Ticket, reply: str, connection: Connection) -> None:
+    def __init__(
+        self,
+        ticket: Ticket,
+        reply: str,
+        connection: Connection,
+        *,
+        size: int = 0,
+        unreadable: str = "",
+    ) -> None:
+        """
+        Args:
+            size: of the message, in bytes.
+            unreadable: why the message is no ticket; `ticket` then stands in for it, and says no
+                more than its subject did.
+        """
         self.ticket = ticket
+        self.size = size
+        self.unreadable = unreadable
+        self.withdrawn = False  # whoever holds it has heard that it was ended elsewhere
         self.attempt, self.sequence = read_reply(reply)
         """How often it was delivered, this time included; and its sequence in the stream."""
         self._reply = reply

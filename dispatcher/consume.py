@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol
@@ -101,7 +100,7 @@ class Consumer:
         if ticket.id in self._held:
             # Its lease ended while NATS was away, and it came again. The first delivery's ack
             # removes the ticket just as well.
-            self._intakes[ticket.priority].release(1)
+            self._intakes[ticket.priority].release(delivery)
             return
         self._held[ticket.id] = delivery
         self._batcher.add(
@@ -134,11 +133,9 @@ class Consumer:
 
     async def _run(self, batch: Batch[Delivery]) -> None:
         await self._run_batch(batch, self._place_is_free)
-        settled = Counter(delivery.ticket.priority for delivery in batch.rows)
         for delivery in batch.rows:
             del self._held[delivery.ticket.id]
-        for priority, count in settled.items():
-            self._intakes[priority].release(count)
+            self._intakes[delivery.ticket.priority].release(delivery)
 
     def _is_done(self, task: "asyncio.Task[None]") -> None:
         self._running.discard(task)

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from broker import LEASE_EXTENDED_EVERY_S
 from contract.announcements import DispatcherStatus
 from contract.catalog import Catalog, Model
 from contract.prediction import Priority
@@ -25,7 +26,6 @@ from telemetry import metrics
 log = logging.getLogger(__name__)
 
 STATUS_EVERY_S = 1.0
-LEASES_EXTENDED_EVERY_S = 10.0  # a third of the broker's ack_wait: two may be lost
 PARTITIONS_EVERY_S = 6 * 3600.0
 STUCK_AFTER_S = 5.0  # the loop has not come round to telling the status
 
@@ -133,7 +133,7 @@ class Dispatcher:
 
     async def _extend_leases(self) -> None:
         while True:
-            await asyncio.sleep(LEASES_EXTENDED_EVERY_S)
+            await asyncio.sleep(LEASE_EXTENDED_EVERY_S)
             for served in self._served:
                 await served.consumer.extend_leases()
 

@@ -177,7 +177,7 @@ class PlayedDispatcher:
             await self.broker.announce([outcome])
         await self.may_ack.wait()
         await delivery.ack()
-        intake.release(1)
+        intake.release(delivery)
 
     async def tell_ready(self) -> None:
         await self.broker.tell_status(DispatcherStatus("played", dict.fromkeys(MODELS, "")))

@@ -120,7 +120,7 @@ def note_tries(
 
 
 async def short_leases(nats: Restartable, lease_s: float) -> None:
-    """Shorten the lease, which is 30 s, to what a test can wait for."""
+    """Shorten the lease, which is 6 s, to what a test can wait for."""
     client = Client()
     await client.connect(nats.server.url, token="token")
     consumer = NAMES.consumer(Priority.NORMAL, MODEL)

@@ -57,7 +57,7 @@ class Arrivals:
         for _ in range(count):
             delivery = await self.next()
             await delivery.ack()
-            self.intake.release()
+            self.intake.release(delivery)
             taken.append(delivery)
         return taken
 

@@ -1,6 +1,7 @@
 """Making the stream and its consumers."""
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -69,7 +70,34 @@ async def test_each_model_has_a_consumer_per_priority(
         for priority in ("high", "normal", "low")
         for model in ("identity", "with%2Edot")
     }
-    assert {consumer.config.ack_wait for consumer in consumers} == {30}
+    assert {consumer.config.ack_wait for consumer in consumers} == {6}
+    assert {consumer.config.max_deliver for consumer in consumers} == {-1}
+
+
+async def test_consumers_of_an_earlier_release_are_updated_and_park_nothing_any_more(
+    undeclared: Broker, jetstream: JetStreamContext, namespace: str
+) -> None:
+    """It made them with leases of 30 s, and a limit after which a ticket never came again."""
+    names = QueueNames(namespace)
+    await undeclared.declare(["identity"], LIMITS)
+    consumer = names.consumer(Priority.NORMAL, "identity")
+    earlier = (await jetstream.consumer_info(names.stream, consumer)).config
+    earlier = dataclasses.replace(earlier, ack_wait=30, max_deliver=2)
+    await jetstream.add_consumer(names.stream, earlier)
+    ticket = a_ticket()
+    await undeclared.publish(ticket)
+    arrivals = await Arrivals(undeclared.intake(Priority.NORMAL, "identity", room=1)).start()
+    held = await arrivals.next()
+
+    await undeclared.declare(["identity"], LIMITS)
+    for attempt in range(1, 5):
+        assert (held.ticket, held.attempt) == (ticket, attempt)
+        await held.give_back()
+        arrivals.intake.release(held)
+        held = await arrivals.next()
+    config = (await jetstream.consumer_info(names.stream, consumer)).config
+    assert (config.ack_wait, config.max_deliver) == (6, -1)
+    await arrivals.intake.stop()
 
 
 async def test_declaring_again_changes_nothing(

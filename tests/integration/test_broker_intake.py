@@ -6,13 +6,14 @@ from collections.abc import AsyncIterator
 import pytest
 from nats.aio.client import Client
 
-from broker import Broker, Queued
+from broker import Broker, Delivery, Queued
 from contract.prediction import Priority, Ticket
 from contract.queue import QueueNames
 from tests.services import NatsAddress
-from tests.tickets import Arrivals, a_ticket, until
+from tests.tickets import Arrivals, a_ticket, fresh_id, until
 
 MODEL = "identity"
+MIB = 1024 * 1024
 
 
 def intake(broker: Broker, room: int, priority: Priority = Priority.NORMAL) -> Arrivals:
@@ -72,8 +73,9 @@ async def test_the_room_is_used_and_never_exceeded(broker: Broker, room: int) ->
         assert len(arrivals.all) - released <= room
         if not held:
             held.append(await arrivals.next())
-        await held.pop(0).ack()
-        arrivals.intake.release()
+        done = held.pop(0)
+        await done.ack()
+        arrivals.intake.release(done)
     assert len(arrivals.all) == 40
     assert {delivery.attempt for delivery in arrivals.all} == {1}, "more was asked for than fits"
     await arrivals.intake.stop()
@@ -84,7 +86,7 @@ async def test_what_is_given_back_comes_again_as_the_second_attempt(broker: Brok
     arrivals = await intake(broker, 1).start()
     first = await arrivals.next()
     await first.give_back()
-    arrivals.intake.release()
+    arrivals.intake.release(first)
     again = await arrivals.next()
     assert (again.ticket, again.attempt, again.sequence) == (ticket, 2, first.sequence)
     await arrivals.intake.stop()
@@ -97,7 +99,7 @@ async def test_a_delay_holds_back_what_is_given_back(broker: Broker) -> None:
     first = await arrivals.next()
     began = loop.time()
     await first.give_back(delay_s=0.5)
-    arrivals.intake.release()
+    arrivals.intake.release(first)
     await arrivals.next()
     assert loop.time() - began >= 0.45
     await arrivals.intake.stop()
@@ -168,17 +170,17 @@ async def test_what_arrives_too_late_or_too_much_is_given_back_at_once(
     answers = await client.subscribe(f"{namespace}_answers")
     arrivals = await intake(broker, 1).start()
     await published(broker, 1)
-    await arrivals.next()
+    first = await arrivals.next()
     pull = arrivals.intake._pull
     assert pull is not None
 
     async def answer_to_one_more() -> bytes:
         more = a_ticket().to_bytes()
-        await client.publish(pull._inbox, more, reply=f"{namespace}_answers")
+        await client.publish(pull._request, more, reply=f"{namespace}_answers")
         return (await answers.next_msg(timeout=10)).data
 
     assert await answer_to_one_more() == b"-NAK", "the room is full"
-    arrivals.intake.release()
+    arrivals.intake.release(first)
     pull.open_for_work = False  # as a stop does first
     assert await answer_to_one_more() == b"-NAK", "it is stopping"
     assert len(arrivals.all) == 1
@@ -198,19 +200,25 @@ async def test_an_intake_that_never_started_may_be_stopped(broker: Broker) -> No
     await broker.intake(Priority.LOW, MODEL, room=1).stop()
 
 
-async def test_an_unreadable_ticket_is_removed_and_the_next_one_arrives(
-    broker: Broker, nats_server: NatsAddress, namespace: str
+async def published_raw(
+    nats_server: NatsAddress, namespace: str, data: bytes, *, token: str
 ) -> None:
+    """What is on a ticket's subject, without being one."""
     client = Client()
     await client.connect(nats_server.url, token=nats_server.token)
-    await client.jetstream().publish(f"{namespace}.normal.{MODEL}.rubbish", b"\xc1 rubbish")
+    await client.jetstream().publish(f"{namespace}.normal.{MODEL}.{token}", data)
     await client.close()
+
+
+async def test_what_is_nobodys_prediction_is_removed_and_the_next_one_arrives(
+    broker: Broker, nats_server: NatsAddress, namespace: str
+) -> None:
+    await published_raw(nats_server, namespace, a_ticket().to_bytes(), token="rubbish")
     (ticket,) = await published(broker, 1)
-    assert [queued.ticket for queued in await listed(broker)] == [ticket]
 
     arrivals = await intake(broker, 1).start()
     assert (await arrivals.next()).ticket == ticket
-    assert arrivals.intake.unreadable == 1
+    assert arrivals.intake.foreign == 1
 
     async def removed() -> bool:
         return (await broker.depth()).tickets == 1
@@ -219,5 +227,74 @@ async def test_an_unreadable_ticket_is_removed_and_the_next_one_arrives(
     await arrivals.intake.stop()
 
 
+NESTED = b"\x91" * 100_000 + b"\xc0"  # lists in lists
+NO_TICKETS = [b"", b"\xc1 rubbish", b"\x80", NESTED, a_ticket().to_bytes()]
+
+
+@pytest.mark.parametrize("data", NO_TICKETS, ids=["empty", "rubbish", "fields", "deep", "other"])
+async def test_an_unreadable_ticket_is_handed_over_with_what_its_subject_says(
+    broker: Broker, nats_server: NatsAddress, namespace: str, data: bytes
+) -> None:
+    """Somebody was told that it was accepted, so it has to end."""
+    expected = Ticket(fresh_id(), MODEL, 1, {})
+    await published_raw(nats_server, namespace, data, token=expected.id)
+    assert await listed(broker) == [] or data == NO_TICKETS[-1]
+    arrivals = await intake(broker, 1).start()
+    delivery = await arrivals.next()
+    assert delivery.ticket == expected
+    assert delivery.unreadable
+    await delivery.ack()
+    await broker.flush()
+    assert (await broker.depth()).tickets == 0
+    await arrivals.intake.stop()
+
+
 async def listed(broker: Broker) -> list[Queued]:
     return await broker.waiting(before_sequence=None, tickets_max=10)
+
+
+async def test_what_is_held_never_exceeds_its_bytes_and_the_flow_goes_on(broker: Broker) -> None:
+    """Sizes are mixed, so that requests end by their bytes and by their number."""
+    bytes_max = 5 * MIB
+    sizes = [MIB, 10, MIB // 2, 2 * MIB - 4096, 1000, MIB] * 5
+    for size in sizes:
+        await broker.publish(a_ticket(size=size))
+    limited = broker.intake(Priority.NORMAL, MODEL, room=20, bytes_max=bytes_max)
+    arrivals = await Arrivals(limited).start()
+    held: list[Delivery] = []
+    largest = 0
+    for released in range(len(sizes)):
+        await broker.flush()  # what the server had sent has arrived
+        largest = max(largest, limited.held_bytes)
+        while len(held) + released < len(arrivals.all) or not held:
+            held.append(await arrivals.next())
+        done = held.pop(0)
+        await done.ack()
+        limited.release(done)
+    assert 2 * MIB < largest <= bytes_max
+    assert limited.held_bytes == 0
+    assert {delivery.attempt for delivery in arrivals.all} == {1}, "more was asked for than fits"
+    await limited.stop()
+
+
+async def test_a_ticket_of_any_size_fits_even_where_nothing_else_does(broker: Broker) -> None:
+    for _ in range(3):
+        await broker.publish(a_ticket(size=2 * MIB - 4096))
+    narrow = broker.intake(Priority.NORMAL, MODEL, room=20, bytes_max=1)
+    arrivals = await Arrivals(narrow).start()
+    assert len(await arrivals.finish(3)) == 3
+    await narrow.stop()
+
+
+async def test_a_request_that_ends_in_the_middle_is_followed_by_another(broker: Broker) -> None:
+    """Three fit, the fourth ends the request; once there is room, it and the others come."""
+    for _ in range(8):
+        await broker.publish(a_ticket(size=MIB))
+    limited = broker.intake(Priority.NORMAL, MODEL, room=20, bytes_max=4 * MIB)
+    arrivals = await Arrivals(limited).start()
+    first = await arrivals.take(3)
+    for delivery in first:
+        await delivery.ack()
+        limited.release(delivery)
+    assert len(await arrivals.finish(5)) == 5
+    await limited.stop()

@@ -198,7 +198,7 @@ async def test_an_ack_that_meets_a_dead_server_is_lost_in_silence_and_the_ticket
     await nats.kill()
     await down(broker)
     await first.ack()
-    arrivals.intake.release()
+    arrivals.intake.release(first)
     await nats.start()
     # A server that is killed may forget the last deliveries, so the attempt may be the first again.
     assert (await arrivals.next()).ticket == ticket
@@ -257,7 +257,7 @@ async def test_an_intake_notices_a_silent_server_and_neither_loses_nor_exceeds(
         got.add(delivery.ticket.id)
         assert arrivals.intake._held <= 4
         await delivery.ack()
-        arrivals.intake.release()
+        arrivals.intake.release(delivery)
     assert got == {ticket.id for ticket in tickets}
     await arrivals.intake.stop()
 

@@ -145,8 +145,9 @@ async def test_past_its_attempts_a_prediction_fails_without_being_run(house: Hou
     intake = house.broker.intake(Priority.NORMAL, "identity", room=1)
     arrivals = await Arrivals(intake).start()
     for _ in range(2):
-        await (await arrivals.next()).give_back()
-        intake.release()
+        delivery = await arrivals.next()
+        await delivery.give_back()
+        intake.release(delivery)
     await intake.stop()
     execution = replace(house.limits.execution, attempts_max=2)
     async with dispatching(house.with_limits(execution=execution)):

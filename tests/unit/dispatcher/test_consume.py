@@ -45,8 +45,8 @@ class PlayedIntake(Intake):
         self._arrived = arrived
         self.started.set()
 
-    def release(self, count: int = 1) -> None:
-        self.released += count
+    def release(self, delivery: Delivery) -> None:
+        self.released += 1
 
     async def stop(self) -> None:
         self.stopped = True
