@@ -157,6 +157,12 @@ class Ledger:
             rows = await connection.fetch(statement, start, rows_max, *filters)
         return [from_row(cast(Row, row)) for row in rows]
 
+    async def begun(self, ids: Iterable[PredictionId]) -> dict[PredictionId, int]:
+        """Tell how often runs of these predictions have begun, of those that were counted."""
+        async with self._connections.borrow() as connection:
+            rows = await connection.fetch(statements.BEGUN, [to_uuid(each) for each in ids])
+        return {from_uuid(row["id"]): row["times"] for row in rows}
+
     async def begin(self, ids: Iterable[PredictionId]) -> dict[PredictionId, int]:
         """Count that runs of these predictions begin; for those that were delivered before.
 

@@ -39,6 +39,7 @@ BEGIN = (
     " ON CONFLICT (id) DO UPDATE SET times = before.times + 1, last_at = now()"
     " RETURNING id, times"
 )
+BEGUN = "SELECT id, times FROM begun WHERE id = ANY($1::uuid[])"
 HORIZON = "SELECT accepted_before FROM horizon"
 
 

@@ -14,6 +14,7 @@ async def test_each_beginning_is_counted_once(ledger: Ledger) -> None:
     assert await ledger.begin([first]) == {first: 1}
     assert await ledger.begin([first, second, first]) == {first: 2, second: 1}
     assert await ledger.begin([]) == {}
+    assert await ledger.begun([first, second, new_id()]) == {first: 2, second: 1}
 
 
 async def test_dispatchers_that_begin_the_same_at_once_count_exactly(
