@@ -4,7 +4,6 @@ The only user of Pillow's decoders. `check_image` reads the header alone; `squar
 crops and scales in one step, in the way that was measured to be the fastest with unchanged labels.
 """
 
-import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +24,8 @@ from PIL import (
 )
 
 from contract.errors import InvalidInput, TooLarge, UnsupportedMedia
-from contract.limits import IMAGE_PIXELS_MAX
+from contract.limits import IMAGE_PIXELS_MAX, IMAGE_SIDE_MAX
+from tasks import image_files
 
 # Only these decoders ever see a caller's bytes. Importing them here registers them, so that Pillow
 # never loads its forty others to try.
@@ -121,7 +121,8 @@ def _open(content: bytes, field: str) -> Image.Image:
     """Read the header and check the size it states."""
     try:
         with _decoding(field):
-            image = Image.open(io.BytesIO(content), formats=FORMATS)
+            image_files.refuse_costly(content, field)
+            image = Image.open(image_files.Content(content, field), formats=FORMATS)
     except UnidentifiedImageError:
         raise UnsupportedMedia(
             f"it is not an image in one of the formats {', '.join(FORMATS)}",
@@ -135,8 +136,17 @@ def _open(content: bytes, field: str) -> Image.Image:
             field=field,
             rule="image_pixels",
         )
+    if max(width, height) > IMAGE_SIDE_MAX:
+        # Each row costs Pillow a pointer and a call, however short it is.
+        raise TooLarge(
+            f"it has {width} x {height} pixels; at most {IMAGE_SIDE_MAX:,} are allowed a side",
+            field=field,
+            rule="image_side",
+        )
     if width < 1 or height < 1:
         raise InvalidInput("it has no pixels", field=field, rule="image_pixels")
+    if image.format == JpegImagePlugin.JpegImageFile.format:
+        image_files.refuse_many_scans(content, width * height, field)
     return image
 
 
@@ -149,7 +159,7 @@ def _decoding(field: str) -> Iterator[None]:
     """
     try:
         yield
-    except (UnidentifiedImageError, MemoryError):
+    except (UnidentifiedImageError, MemoryError, InvalidInput):
         raise
     except Exception as error:
         raise InvalidInput(
