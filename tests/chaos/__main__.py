@@ -1,0 +1,53 @@
+"""`python -m tests.chaos [--seed N] [--cells PATTERN]`: plays the fault matrix.
+
+Exit status: 0 when every cell is green, 1 otherwise.
+"""
+
+import argparse
+import asyncio
+import logging
+import random
+import sys
+
+from tests.chaos.attack import Result
+from tests.chaos.campaign import Campaign
+from tests.chaos.matrix import chosen
+from tests.chaos.report import keep_results, line_of, table_of, write_document
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser(prog="make chaos")
+    arguments.add_argument("--seed", type=int, default=0, help="0: any")
+    arguments.add_argument("--cells", default="*", help="names with *, by comma")
+    arguments.add_argument("--side-by-side", type=int, default=2, help="installations at once")
+    arguments.add_argument("--document", action="store_true", help="write docs/reliability.md")
+    given = arguments.parse_args()
+    logging.basicConfig(handlers=[logging.NullHandler()])  # what happens is in the histories
+    seed = given.seed or random.SystemRandom().randrange(1, 1_000_000)
+    cells = chosen(given.cells, seed)
+    _say(f"seed {seed}, {len(cells)} cells")
+    if not cells:
+        return 1
+    done = 0
+
+    def told(result: Result) -> None:
+        nonlocal done
+        done += 1
+        _say(f"{done:3}/{len(cells)} {line_of(result)}")
+
+    campaign = Campaign(cells, seed, told)
+    asyncio.run(campaign.run(min(given.side_by_side, len(cells))))
+    _say(table_of(campaign.results, seed))
+    keep_results(campaign.results, seed)
+    if given.document:
+        write_document(campaign.results, seed)
+    return int(not all(result.is_green for result in campaign.results))
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
