@@ -3,8 +3,16 @@
 The only importer of tritonclient and grpc.
 """
 
+from inference.failures import Overran
 from inference.known_answer import AnswerWrong, check_known_answer
 from inference.repository import BrokenRepository, read_catalog
 from inference.triton import Triton
 
-__all__ = ["AnswerWrong", "BrokenRepository", "Triton", "check_known_answer", "read_catalog"]
+__all__ = [
+    "AnswerWrong",
+    "BrokenRepository",
+    "Overran",
+    "Triton",
+    "check_known_answer",
+    "read_catalog",
+]

@@ -14,6 +14,8 @@ MESSAGE_CHARACTERS_MAX = 300
 _REQUEST_ID = re.compile(r"\[request id: [^\]]*\] ")
 _IN_PYTHON = re.compile(r".*Failed to process the request\(s\) for model '[^']*', message: ")
 
+_OVERRAN = re.compile(r"overran the [\d.]+ s of one execution")  # our own backend's words
+
 _REJECTED = {
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.OUT_OF_RANGE,
@@ -21,6 +23,10 @@ _REJECTED = {
     grpc.StatusCode.RESOURCE_EXHAUSTED,  # the message is larger than a limit set on the server
 }
 _FAILED = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}
+
+
+class Overran(BatchFailed):
+    """The model was still at it when its time was over: a repeat costs as much time again."""
 
 
 def failure_from(
@@ -36,7 +42,8 @@ def failure_from(
         return ModelRejected(f"model {model} refused the request: {_safe(details)}")
     if code in _FAILED and "is not healthy" not in details:
         # Also when shared memory runs out: a smaller batch needs less.
-        return BatchFailed(f"model {model} failed: {_safe(details)}")
+        kind = Overran if _OVERRAN.search(details) else BatchFailed
+        return kind(f"model {model} failed: {_safe(details)}")
     return ModelUnavailable(f"model {model} is not available: {_reason(code, details)}")
 
 

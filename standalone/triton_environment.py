@@ -88,10 +88,10 @@ class TritonEnvironment:
         version = ".".join(str(number) for number in self.python)
         shutil.copy(self._triton / "python_backend_stubs" / version / STUB, python / STUB)
         (python / STUB).chmod(0o755)
-        for model in OUR_BACKENDS.glob("*/model.py"):
-            backend = folder / model.parent.name
-            backend.mkdir()
-            shutil.copy(model, backend / model.name)
+        for ours in OUR_BACKENDS.glob("*/*.py"):
+            backend = folder / ours.parent.name
+            backend.mkdir(exist_ok=True)
+            shutil.copy(ours, backend / ours.name)
         return folder
 
     def try_stub(self, stub: Path) -> None:

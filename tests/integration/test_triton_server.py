@@ -67,7 +67,7 @@ async def test_a_stop_leaves_neither_processes_nor_shared_memory(
     async with running(server) as process:
         assert await add(triton) == 1.0
         members = family(process)
-        assert len(members) == 2  # the server and one stub
+        assert len(members) == 3  # the server, one stub, and the process of its model
         assert shared_memory(server)
     assert process.returncode == 0
     for member in members:

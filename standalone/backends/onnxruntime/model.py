@@ -2,14 +2,17 @@
 
 NVIDIA's container has this backend as a C++ library. Where that is missing, Triton looks for
 `<backend-directory>/onnxruntime/model.py`, so a model repository serves unchanged on both. This
-file runs inside Triton's Python stub, one process per model instance, and imports nothing of ours.
+file runs inside Triton's Python stub, one process per model instance, and imports nothing of ours
+but its neighbours. The model itself runs in a process of its own (`onnx_process.py`).
 
 It understands the config.pbtxt of the C++ backend: inputs and outputs of every type but BF16 (BYTES
 as UTF-8 text only), reshape, optional inputs, dynamic batching, instance groups, versions,
 `default_model_filename`, the optimization level, and these parameters: intra_op_thread_count,
 inter_op_thread_count, execution_mode, enable_mem_arena, enable_mem_pattern,
 memory.enable_memory_arena_shrinkage, session.*. It ignores execution accelerators, and refuses
-ragged batches and sequence batching.
+ragged batches and sequence batching. Two parameters are its own, and the C++ backend ignores them:
+execution_s_max (20), after which an execution is ended, and memory_bytes_max (no limit), beyond
+which an allocation of the model fails.
 
 Source of the contract: github.com/triton-inference-server/onnxruntime_backend, README.
 """
@@ -26,7 +29,7 @@ if int(np.__version__.split(".")[0]) >= 2:
     # the inputs, and returns empty outputs.
     raise ImportError(f"numpy {np.__version__} corrupts data in this Triton; install numpy<2")
 
-import onnxruntime as ort
+from onnx_process import Died, Failed, NotStarted, OnnxProcess, Overran
 
 TRITON_TYPES = {  # ONNX Runtime's name of a type -> config.pbtxt's
     "tensor(bool)": "TYPE_BOOL",
@@ -43,14 +46,11 @@ TRITON_TYPES = {  # ONNX Runtime's name of a type -> config.pbtxt's
     "tensor(double)": "TYPE_FP64",
     "tensor(string)": "TYPE_STRING",
 }
-OPTIMIZATION_LEVELS = {  # config.pbtxt's `optimization { graph { level } }`; absent is 0
-    -1: ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
-    0: ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
-    1: ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
-    2: ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
-}
 AUTO_BATCH_SIZE = 4  # the C++ backend's default where config.pbtxt says nothing
-SEVERITY_WARNING = 2
+EXECUTION_S_MAX = 20.0
+# How often an input may bring the process down, alone, before it is taken for the cause: others
+# end processes too, a person or the kernel that is short of memory.
+DOWNFALLS_MAX = 3
 
 
 class TritonPythonModel:
@@ -59,12 +59,10 @@ class TritonPythonModel:
     @staticmethod
     def auto_complete_config(config):
         """Fill in what config.pbtxt leaves out, by the rules of the C++ backend."""
+        from onnx_worker import open_session  # this stub is gone in a moment, whatever happens
+
         known = config.as_dict()
-        session = ort.InferenceSession(
-            str(_model_file(_version_folder_of_this_process(), known)),
-            _session_options(known),
-            providers=["CPUExecutionProvider"],
-        )
+        session = open_session(_version_folder_of_this_process(), known)
         inputs, outputs = session.get_inputs(), session.get_outputs()
         says_nothing = not (known["max_batch_size"] or known["input"] or known["output"])
         if says_nothing and all(_first_size_is_free(node) for node in inputs + outputs):
@@ -85,10 +83,13 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         _refuse_unsupported(config)
         folder = Path(args["model_repository"]) / args["model_version"]
-        self._session = ort.InferenceSession(
-            str(_model_file(folder, config)), _session_options(config), providers=_providers(args)
-        )
-        self._run_options = _run_options(config)
+        settings = {
+            "folder": str(folder),
+            "config": config,
+            "device": _device(args),
+            "memory_bytes_max": _memory_bytes_max(config),
+        }
+        self._process = OnnxProcess(settings, _execution_s_max(config))
         self._batches = config["max_batch_size"] > 0
         self._inputs = [tensor["name"] for tensor in config["input"]]
         self._outputs = [tensor["name"] for tensor in config["output"]]
@@ -97,9 +98,13 @@ class TritonPythonModel:
             for tensor in config["input"] + config["output"]
             if tensor["data_type"] == "TYPE_STRING"
         }
-        _check("input", config["input"], self._session.get_inputs(), self._batches)
-        _check("output", config["output"], self._session.get_outputs(), self._batches)
-        for node in self._session.get_inputs():
+        try:
+            inputs, outputs = self._process.start()
+        except NotStarted as refusal:
+            raise pb.TritonModelException(str(refusal)) from None
+        _check("input", config["input"], inputs, self._batches)
+        _check("output", config["output"], outputs, self._batches)
+        for node in inputs:
             if node.name not in self._inputs:
                 raise pb.TritonModelException(f"the model needs input '{node.name}' too")
 
@@ -123,7 +128,7 @@ class TritonPythonModel:
         return responses
 
     def finalize(self):
-        self._session = None
+        self._process.close()
 
     def _read(self, request):
         """The arrays of one request, by input; they are views, valid during `execute`."""
@@ -142,8 +147,12 @@ class TritonPythonModel:
         wanted = [requests[index].requested_output_names() for index, _ in group]
         names = [name for name in self._outputs if any(name in some for some in wanted)]
         try:
-            outputs = self._run(names, [feeds for _, feeds in group])
-        except Exception as error:  # noqa: BLE001 -- whatever ONNX Runtime raises is the answer
+            outputs = self._run(names, [feeds for _, feeds in group], _is_hurried(group, requests))
+        except NotStarted as error:
+            for index, _ in group:
+                yield index, _Refused(str(error), pb.TritonError.UNAVAILABLE).response
+            return
+        except (Failed, Died, Overran) as error:
             if len(group) == 1:
                 yield group[0][0], _Refused(str(error), pb.TritonError.INTERNAL).response
                 return
@@ -154,7 +163,7 @@ class TritonPythonModel:
         for (index, feeds), some in zip(group, wanted, strict=True):
             rows = slice(None)
             if self._batches:
-                rows = slice(start, start + next(iter(feeds.values())).shape[0])
+                rows = slice(start, start + _rows(feeds))
                 start = rows.stop
             yield (
                 index,
@@ -163,19 +172,20 @@ class TritonPythonModel:
                 ),
             )
 
-    def _run(self, names, feeds):
+    def _run(self, names, feeds, is_hurried):
         """Run the model once on all of `feeds`, one after the other along the batch dimension."""
-        whole = feeds[0]
-        if len(feeds) > 1:
-            whole = {name: np.concatenate([feed[name] for feed in feeds]) for name in whole}
-        arrays = self._session.run(names, whole, self._run_options)
-        outputs = dict(zip(names, arrays, strict=True))
-        rows = next(iter(whole.values())).shape[0] if self._batches else None
+        rows = sum(map(_rows, feeds)) if self._batches else 1
+        for downfalls in range(1, DOWNFALLS_MAX + 1):
+            try:
+                outputs = self._process.run(names, feeds, rows=rows, is_hurried=is_hurried)
+                break
+            except Died:
+                # Several rows are better tried one by one: that is for whoever sent them.
+                if rows > 1 or downfalls == DOWNFALLS_MAX:
+                    raise
         for name, array in outputs.items():
             if self._batches and array.shape[:1] != (rows,):
-                raise ValueError(f"output '{name}' has shape {array.shape} for a batch of {rows}")
-            # Triton's stub copies memory as it lies.
-            outputs[name] = np.ascontiguousarray(array) if array.ndim else array
+                raise Failed(f"output '{name}' has shape {array.shape} for a batch of {rows}")
         return outputs
 
 
@@ -185,6 +195,17 @@ class _Refused(Exception):
     def __init__(self, message, code):
         super().__init__(message)
         self.response = pb.InferenceResponse(error=pb.TritonError(message, code))
+
+
+def _rows(feeds):
+    return next(iter(feeds.values())).shape[0]
+
+
+def _is_hurried(group, requests):
+    """Whether all senders would rather have a slow batch ended than wait: see `OnnxProcess.run`."""
+    return all(
+        json.loads(requests[index].parameters() or "{}").get("hurried") for index, _ in group
+    )
 
 
 def _as_text(name, array):
@@ -254,12 +275,6 @@ def _first_size_is_free(node):
     return len(node.shape) > 0 and not isinstance(node.shape[0], int)
 
 
-def _model_file(folder, config):
-    """The ONNX file of a version; a model with external data is a folder that holds one."""
-    path = folder / (config.get("default_model_filename") or "model.onnx")
-    return path / path.name if path.is_dir() else path
-
-
 def _version_folder_of_this_process():
     """Triton gives auto_complete_config no path; the stub has one on its command line."""
     arguments = Path("/proc/self/cmdline").read_bytes().split(b"\0")
@@ -270,42 +285,26 @@ def _parameter(config, key):
     return (config.get("parameters") or {}).get(key, {}).get("string_value")
 
 
-def _session_options(config):
-    options = ort.SessionOptions()
-    options.log_severity_level = SEVERITY_WARNING
-    level = int(((config.get("optimization") or {}).get("graph") or {}).get("level", 0))
-    options.graph_optimization_level = OPTIMIZATION_LEVELS[level]
-    if threads := _parameter(config, "intra_op_thread_count"):
-        options.intra_op_num_threads = int(threads)
-    if threads := _parameter(config, "inter_op_thread_count"):
-        options.inter_op_num_threads = int(threads)
-    if mode := _parameter(config, "execution_mode"):
-        options.execution_mode = (
-            ort.ExecutionMode.ORT_PARALLEL if int(mode) else ort.ExecutionMode.ORT_SEQUENTIAL
-        )
-    if arena := _parameter(config, "enable_mem_arena"):
-        options.enable_cpu_mem_arena = bool(int(arena))
-    if pattern := _parameter(config, "enable_mem_pattern"):
-        options.enable_mem_pattern = bool(int(pattern))
-    for key in config.get("parameters") or {}:
-        if key.startswith("session."):
-            options.add_session_config_entry(key, _parameter(config, key))
-    return options
+def _execution_s_max(config):
+    text = _parameter(config, "execution_s_max") or str(EXECUTION_S_MAX)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise pb.TritonModelException(f"execution_s_max is a number of seconds, not '{text}'")
+    return seconds
 
 
-def _run_options(config):
-    options = ort.RunOptions()
-    if devices := _parameter(config, "memory.enable_memory_arena_shrinkage"):
-        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", devices)
-    return options
+def _memory_bytes_max(config):
+    text = _parameter(config, "memory_bytes_max") or "0"
+    if not text.isdecimal():
+        raise pb.TritonModelException(f"memory_bytes_max is a number of bytes, not '{text}'")
+    return int(text)
 
 
-def _providers(args):
-    """CUDA for an instance that Triton placed on a GPU, if this onnxruntime has it."""
+def _device(args):
+    """The GPU that Triton placed this instance on, if this onnxruntime can use it."""
     if args["model_instance_kind"] != "GPU":
-        return ["CPUExecutionProvider"]
-    if "CUDAExecutionProvider" not in ort.get_available_providers():
-        pb.Logger.log_warn("onnxruntime has no CUDA here (onnxruntime-gpu has): running on the CPU")
-        return ["CPUExecutionProvider"]
-    device = {"device_id": args["model_instance_device_id"]}
-    return [("CUDAExecutionProvider", device), "CPUExecutionProvider"]
+        return None
+    return args["model_instance_device_id"]

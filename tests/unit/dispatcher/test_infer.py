@@ -36,6 +36,7 @@ class DoublingTriton(Triton):
         outputs: Sequence[str],
         *,
         timeout_s: float,
+        hurried: bool = False,
     ) -> dict[str, NDArray[Any]]:
         self.requests.append(inputs["x"].shape)
         await asyncio.sleep(0)
@@ -154,6 +155,7 @@ async def test_batches_under_which_the_model_went_down_are_tried_again_one_at_a_
             outputs: Sequence[str],
             *,
             timeout_s: float,
+            hurried: bool = False,
         ) -> dict[str, NDArray[Any]]:
             nonlocal most_at_once
             number = int(inputs["x"][0, 0])
@@ -184,6 +186,7 @@ def test_an_answer_with_too_few_rows_is_nobodys_answer() -> None:
             outputs: Sequence[str],
             *,
             timeout_s: float,
+            hurried: bool = False,
         ) -> dict[str, NDArray[Any]]:
             return {"y": inputs["x"][:1] if len(inputs["x"]) > 1 else inputs["x"]}
 

@@ -4,7 +4,7 @@ import grpc
 import pytest
 
 from contract.errors import BatchFailed, ModelRejected, ModelUnavailable, ServiceError
-from inference.failures import failure_from
+from inference.failures import Overran, failure_from
 
 Code = grpc.StatusCode
 IN_PYTHON = "Failed to process the request(s) for model 'm_0_0', message: "
@@ -24,6 +24,8 @@ TABLE: list[tuple[grpc.StatusCode, str, type[ServiceError]]] = [
     (Code.UNKNOWN, "", BatchFailed),
     (Code.INVALID_ARGUMENT, "unexpected shape for input 'x'", ModelRejected),
     (Code.UNIMPLEMENTED, "does not support", ModelRejected),
+    (Code.INTERNAL, "the model overran the 2.5 s of one execution on this input", Overran),
+    (Code.INTERNAL, "the model overran itself", BatchFailed),
     (Code.RESOURCE_EXHAUSTED, "Received message larger than max", ModelRejected),
 ]
 
