@@ -29,24 +29,31 @@ from contract.errors import ServiceError
 from contract.queue import QueueNames
 from gateway import problems
 from gateway.auth import LoopbackAuth, TokenAuth, parse_tokens
+from gateway.claims import Claims
 from gateway.edge import Auth, Edge, EdgeLimits
 from gateway.follow import Follower
 from gateway.health import Health
 from gateway.listing import Listing
 from gateway.rest.addresses import base_url
+from gateway.rest.answers import Answers
 from gateway.rest.docs import docs_routes
 from gateway.rest.models import Models
+from gateway.rest.moves import Moves
 from gateway.rest.openapi import TITLE, document
 from gateway.rest.predictions import Predictions
 from gateway.settings import GatewaySettings
 from gateway.submit import Submitter
 from gateway.upkeep import Upkeep
+from gateway.withdraw import Withdrawer
 from inference import read_catalog
 from ledger import Ledger
 from tasks.base import Task
 from tasks.registry import task
 
 VERSION = version("tritonq")
+
+# Outcomes are removed by whole weeks, from time to time, and a prediction may have waited long.
+CLAIMS_LONGER_DAYS = 30
 
 # FastAPI's own; asking whether anybody listens costs a twentieth of a request. Ours is in `edge`.
 _NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
@@ -89,19 +96,25 @@ async def open_gateway(settings: GatewaySettings) -> AsyncIterator[Gateway]:
         opened.push_async_callback(broker.close)
 
         names = [model.name for model in catalog]
-        follower = Follower(ledger, broker, waiters_max=settings.waiters_max)
+        withdrawer = Withdrawer(
+            ledger, broker, blobs, keep_inputs=settings.keep_inputs, now_ms=_now_ms
+        )
+        follower = Follower(ledger, broker, withdrawer, waiters_max=settings.waiters_max)
         health = Health(ledger, broker, names, time.monotonic)
         await broker.subscribe_outcomes(follower.heard)
         await broker.subscribe_dispatchers(health.heard)
         broker.when_connected(follower.reconnected)
 
         submitter = Submitter(catalog, tasks, broker, blobs, now_ms=_now_ms, random=os.urandom)
+        claims = Claims(broker, ledger, follower, submitter, now_ms=_now_ms)
         public_url = settings.public_url
-        predictions = Predictions(
-            submitter, follower, Listing(ledger, broker), blobs, public_url=public_url
-        )
+        answers = Answers(follower, withdrawer, public_url=public_url)
+        moves = Moves(submitter, claims, follower, withdrawer, blobs, answers)
+        predictions = Predictions(follower, Listing(ledger, broker), blobs, answers)
         models = Models(catalog, tasks, since=datetime.now(UTC), public_url=public_url)
-        app = build_app(predictions, models, health, document(catalog, tasks, version=VERSION))
+        app = build_app(
+            moves, predictions, models, health, document(catalog, tasks, version=VERSION)
+        )
 
         upkeep = Upkeep(ledger, broker, names, _queue_limits(settings))
         background = (
@@ -129,7 +142,11 @@ async def _connect_broker(settings: GatewaySettings) -> Broker:
 
 
 def build_app(
-    predictions: Predictions, models: Models, health: Health, openapi: dict[str, object]
+    moves: Moves,
+    predictions: Predictions,
+    models: Models,
+    health: Health,
+    openapi: dict[str, object],
 ) -> FastAPI:
     """The application with all its routes."""
     app = FastAPI(
@@ -137,19 +154,21 @@ def build_app(
     )
     app.openapi = lambda: openapi  # type: ignore[method-assign] # FastAPI's documented hook
     # The busiest come first: routes are tried in order.
-    _add(app, "/v1/models/{owner}/{name}/predictions", predictions.of_model, "POST")
-    _add(app, "/v1/predictions/{id}", predictions.one, "GET")
-    _add(app, "/v1/predictions", predictions.collection, "GET", "POST")
-    _add(app, "/v1/predictions/{id}/input/{field:path}", predictions.input_file, "GET")
-    _add(app, "/v1/models", models.collection, "GET")
-    _add(app, "/v1/models/{owner}/{name}", models.one, "GET")
-    _add(app, "/v1/models/{owner}/{name}/versions", models.versions, "GET")
-    _add(app, "/v1/models/{owner}/{name}/versions/{id}", models.version, "GET")
-    _add(app, "/v1", _discovery, "GET")
-    _add(app, "/healthz", health.answer_alive, "GET")
-    _add(app, "/readyz", health.answer_ready, "GET")
-    _add(app, "/metrics", _metrics, "GET")
-    _add(app, "/problems/{code}", _problem, "GET")
+    _add(app, "/v1/models/{owner}/{name}/predictions", POST=moves.submit_to_model)
+    _add(app, "/v1/predictions/{id}", GET=predictions.one, PUT=moves.put)
+    _add(app, "/v1/predictions", POST=moves.submit, GET=predictions.page)
+    _add(app, "/v1/predictions/{id}/cancel", POST=moves.cancel)
+    _add(app, "/v1/predictions/{id}/retry", POST=moves.retry)
+    _add(app, "/v1/predictions/{id}/input/{field:path}", GET=predictions.input_file)
+    _add(app, "/v1/models", GET=models.collection)
+    _add(app, "/v1/models/{owner}/{name}", GET=models.one)
+    _add(app, "/v1/models/{owner}/{name}/versions", GET=models.versions)
+    _add(app, "/v1/models/{owner}/{name}/versions/{id}", GET=models.version)
+    _add(app, "/v1", GET=_discovery)
+    _add(app, "/healthz", GET=health.answer_alive)
+    _add(app, "/readyz", GET=health.answer_ready)
+    _add(app, "/metrics", GET=_metrics)
+    _add(app, "/problems/{code}", GET=_problem)
     app.router.routes.extend(docs_routes(TITLE))
     app.add_exception_handler(ServiceError, problems.answer_expected)
     app.add_exception_handler(HTTPException, problems.answer_http)
@@ -200,19 +219,30 @@ def _queue_limits(settings: GatewaySettings) -> QueueLimits:
         tickets_max=settings.queue_tickets_max,
         bytes_max=settings.queue_bytes_max,
         replicas=settings.queue_replicas,
+        claims_max=settings.claims_max,
+        claims_age_s=_claims_age_s(settings.retention_days),
     )
+
+
+def _claims_age_s(retention_days: int) -> float:
+    """Beyond what they stand for, so that a key never comes to stand for a second prediction."""
+    return (retention_days + CLAIMS_LONGER_DAYS) * 24 * 3600.0 if retention_days else 0.0
 
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _add(app: FastAPI, path: str, endpoint: Endpoint, *methods: str) -> None:
+def _add(app: FastAPI, path: str, **endpoints: Endpoint) -> None:
+    """Add a route, with an endpoint for each method."""
+
     async def answer(request: Request) -> Response:
         request.scope["state"]["route"] = path  # for the metrics, which `gateway.edge` counts
-        return await endpoint(request)
+        # The router lets through what is listed here, and HEAD wherever GET is.
+        method = "GET" if request.method == "HEAD" else request.method
+        return await endpoints[method](request)
 
-    app.add_route(path, answer, methods=list(methods), include_in_schema=False)
+    app.add_route(path, answer, methods=list(endpoints), include_in_schema=False)
 
 
 async def _discovery(request: Request) -> Response:

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 
 from broker import Broker
 from contract.announcements import Announced
-from contract.errors import LedgerUnavailable, Overloaded, UnknownPrediction
-from contract.ids import PredictionId
+from contract.errors import Expired, LedgerUnavailable, Overloaded, UnknownPrediction
+from contract.ids import PredictionId, accepted_at_ms, is_uuid7
 from contract.prediction import Outcome, Prediction, Ticket
+from gateway.withdraw import Withdrawer
 from ledger import Ledger
 from telemetry import metrics
 
@@ -64,9 +65,12 @@ class Waiter:
 class Follower:
     """Finds predictions, and wakes those who wait for one."""
 
-    def __init__(self, ledger: Ledger, broker: Broker, *, waiters_max: int) -> None:
+    def __init__(
+        self, ledger: Ledger, broker: Broker, withdrawer: Withdrawer, *, waiters_max: int
+    ) -> None:
         self._ledger = ledger
         self._broker = broker
+        self._withdrawer = withdrawer
         self._waiters_max = waiters_max
         self._waiters: dict[PredictionId, list[Waiter]] = {}
         self._count = 0
@@ -74,10 +78,10 @@ class Follower:
         self._stopping = False
 
     async def find(self, prediction_id: PredictionId) -> Seen:
-        """Find a prediction wherever it is.
+        """Find a prediction wherever it is. One that is past its deadline ends here.
 
         Raises:
-            UnknownPrediction: it is nowhere.
+            UnknownPrediction: it is nowhere. Expired: so it is, and may have been removed.
             QueueUnavailable, LedgerUnavailable: nobody can tell.
         """
         ledger_failed: LedgerUnavailable | None = None
@@ -87,12 +91,17 @@ class Follower:
         except LedgerUnavailable as error:
             ledger_failed = error  # what is in the queue can be answered all the same
         if (queued := await self._broker.find(prediction_id)) is not None:
-            return Seen(queued.ticket, None, queued.running, queued.position)
+            ticket = queued.ticket
+            outcome = await self._withdrawer.end_overdue(ticket)
+            return Seen(ticket, outcome, queued.running, queued.position)
         if ledger_failed is not None:
             raise ledger_failed
         # It may have ended between the two questions: it is recorded before it leaves the queue.
         if (ended := await self._ledger.get(prediction_id)) is not None:
             return Seen(ended.ticket, ended.outcome)
+        horizon = await self._ledger.horizon()
+        if horizon is not None and _may_have_been(prediction_id, horizon.timestamp() * 1000):
+            raise Expired(f"predictions as old as {prediction_id} have been removed")
         raise UnknownPrediction(f"there is no prediction {prediction_id}")
 
     @contextmanager
@@ -179,6 +188,10 @@ class Follower:
     def _change_count(self, by: int) -> None:
         self._count += by
         metrics.WAITERS.set(self._count)
+
+
+def _may_have_been(prediction_id: PredictionId, horizon_ms: float) -> bool:
+    return is_uuid7(prediction_id) and accepted_at_ms(prediction_id) < horizon_ms
 
 
 def _make_due(waiters: Iterable[Waiter]) -> None:

@@ -46,10 +46,19 @@ class GatewaySettings(ProcessSettings):
     queue_tickets_max: int = Field(
         200_000, ge=1, description="Predictions the queue may hold before submits get 429."
     )
+    claims_max: int = Field(
+        2_000_000, ge=1, description="Idempotency keys that are remembered; more get 429."
+    )
     queue_replicas: Literal[1, 3, 5] = Field(
         1,
         description="NATS servers that keep the queue, of a cluster of at least as many; the same "
         "for every gateway.",
+    )
+
+    keep_inputs: Literal["all", "failed", "none"] = Field(
+        "all",
+        description="Whose input files are kept of what a gateway ends (canceled, past their "
+        "deadline); the same as the dispatcher's.",
     )
 
     body_bytes_max: int = Field(

@@ -41,8 +41,18 @@ class Asked(msgspec.Struct, frozen=True):
     input: dict[str, JSON]
     files: dict[str, File]
     priority: Priority | None = None
+    cancel_after_ms: int | None = None
     is_text: bool = False
     body_bytes: int = 0  # how much was read for it
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What was asked for beside the body. Where the body says something else, that counts."""
+
+    owner: str
+    priority: Priority = Priority.NORMAL
+    cancel_after_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +93,7 @@ class Submitter:
         """Find a model and settle its version; None means the latest. Raises UnknownModel."""
         return self._catalog.resolve(name, version)
 
-    async def prepare(
-        self, asked: Asked, model: Model, version: int, *, priority: Priority, owner: str
-    ) -> Ticket:
+    async def prepare(self, asked: Asked, model: Model, version: int, terms: Terms) -> Ticket:
         """Check the input and make its ticket, with all its files inline.
 
         Raises:
@@ -97,14 +105,35 @@ class Submitter:
             await asyncio.to_thread(task.check, model, given)
         else:
             task.check(model, given)
+        now_ms = self._now_ms()
         return Ticket(
-            id=new_prediction_id(self._now_ms(), self._random(10)),
+            id=new_prediction_id(now_ms, self._random(10)),
             model=model.name,
             version=version,
             input=given.input,
             files=given.files,
-            priority=asked.priority or priority,
-            owner=owner,
+            priority=asked.priority or terms.priority,
+            owner=terms.owner,
+            deadline_ms=deadline(now_ms, asked.cancel_after_ms or terms.cancel_after_ms),
+        )
+
+    def repeat(self, failed: Ticket, files: dict[str, File], terms: Terms) -> Ticket:
+        """Make the ticket of a retry: the same once more, by the same model, under a new id.
+
+        Args:
+            files: those of `failed`, with their contents.
+
+        Raises:
+            UnknownModel: the model, or this version of it, is not on offer any more.
+        """
+        self._catalog.resolve(failed.model, failed.version)
+        now_ms = self._now_ms()
+        return msgspec.structs.replace(
+            failed,
+            id=new_prediction_id(now_ms, self._random(10)),
+            files=files,
+            deadline_ms=deadline(now_ms, terms.cancel_after_ms),
+            retry_of=failed.id,
         )
 
     async def accept(self, ticket: Ticket) -> Ticket:
@@ -115,6 +144,7 @@ class Submitter:
         Raises:
             TooLarge, Overloaded, BlobsUnavailable, QueueUnavailable: not accepted.
             AcceptanceUnknown: accepted or not.
+            AlreadyAccepted: by somebody else, under an id that is not of our making.
         """
         stored = await self._with_large_files_in_blobs(ticket)
         await self._broker.publish(stored)
@@ -136,6 +166,10 @@ class Submitter:
 @cache
 def _accepted(model: str, priority: Priority) -> Counter:
     return metrics.ACCEPTED.labels(model, priority.value)
+
+
+def deadline(now_ms: int, after_ms: int | None) -> int | None:
+    return None if after_ms is None else now_ms + after_ms
 
 
 def given_to(task: Task, model: Model, asked: Asked) -> Given:

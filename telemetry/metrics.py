@@ -47,6 +47,11 @@ ACCEPTED = Counter(
     "Predictions whose ticket is stored in the queue.",
     ["model", "priority"],
 )
+WITHDRAWN = Counter(
+    "tritonq_predictions_withdrawn_total",
+    "Predictions this gateway ended: canceled, or found past their deadline.",
+    ["model", "status"],
+)
 WAITERS = Gauge("tritonq_waiters", "Callers being held until their prediction ends.")
 QUEUE_TICKETS = Gauge("tritonq_queue_tickets", "Tickets in the queue, waiting and running.")
 QUEUE_BYTES = Gauge("tritonq_queue_bytes", "Bytes the queue's stream occupies.")
@@ -84,6 +89,26 @@ RECORD_SECONDS = Histogram(
 REDELIVERED = Counter(
     "tritonq_tickets_redelivered_total",
     "Tickets that came on their second or a later delivery.",
+    ["model"],
+)
+RETRIES = Counter(
+    "tritonq_retries_total",
+    "Runs that failed and will be repeated, by the code of their error.",
+    ["model", "code"],
+)
+OVERDUE = Counter(
+    "tritonq_predictions_overdue_total",
+    "Predictions whose deadline had passed when this dispatcher was about to run them.",
+    ["model"],
+)
+DROPPED = Counter(
+    "tritonq_tickets_dropped_total",
+    "Tickets this dispatcher held and did not run, because they had been ended elsewhere.",
+    ["model"],
+)
+FOREIGN = Gauge(
+    "tritonq_messages_foreign",
+    "Messages this dispatcher removed from the queue since it started: nobody's predictions.",
     ["model"],
 )
 HELD = Gauge("tritonq_tickets_held", "Tickets on loan to this dispatcher.", ["model"])

@@ -21,7 +21,7 @@ from contract.errors import InvalidInput, TooLarge, UnsupportedMedia
 from contract.limits import FILES_MAX
 from contract.prediction import JSON, File
 from gateway.rest import strict_json
-from gateway.rest.headers import parse_priority
+from gateway.rest.headers import parse_cancel_after_ms, parse_priority
 from gateway.submit import LONE_FILE, Asked
 
 UNKNOWN_MEDIA_TYPE = "application/octet-stream"
@@ -30,7 +30,7 @@ FORM_FIELD_BYTES_MAX = 64 * 1024
 LARGE_BYTES = 256 * 1024  # from here on decoding would hold up everybody else: it gets a thread
 
 _MEDIA_TYPE = re.compile(r"[a-z0-9!#$&^_.+-]{1,64}/[a-z0-9!#$&^_.+-]{1,64}")
-_FIELDS = frozenset({"version", "model", "input", "priority"})
+_FIELDS = frozenset({"version", "model", "input", "priority", "cancel_after"})
 _IGNORED = frozenset({"stream"})  # Replicate's clients send it; every answer here can be polled
 _NOT_OFFERED = ("webhook", "webhook_completed", "webhook_events_filter")
 
@@ -73,6 +73,17 @@ async def read_asked(request: Request, *, names_model: bool) -> Asked:
     )
 
 
+async def read_nothing(request: Request) -> None:
+    """Make sure that there is no body, or one that asks for nothing.
+
+    Raises:
+        InvalidInput: it asks for something.
+    """
+    body = await _read(request)
+    if body and (len(body) > LARGE_BYTES or strict_json.read_object(body)):
+        raise InvalidInput("this takes no body", field="body", rule="empty")
+
+
 def _from_json(body: bytes, *, names_model: bool) -> Asked:
     document = strict_json.read_object(body)
     _check_fields(document, names_model=names_model)
@@ -90,11 +101,13 @@ def _from_json(body: bytes, *, names_model: bool) -> Asked:
             plain[name] = value
     _check_file_count(len(files))
     priority = document.get("priority")
+    after = document.get("cancel_after")
     return Asked(
         _take_reference(document, "body") if names_model else None,
         plain,
         files,
         None if priority is None else parse_priority(priority, field="priority"),
+        None if after is None else parse_cancel_after_ms(after, field="cancel_after"),
         body_bytes=len(body),
     )
 

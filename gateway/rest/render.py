@@ -2,7 +2,7 @@
 
 The official Python client is the strictest reader and decides the shape: five statuses and no
 other, no null among `urls`, `error` and `logs` are strings or null. What we add (`queue`,
-`priority`, `error_code`) stands in fields of its own, which that client drops.
+`priority`, `deadline`, `error_code`) stands in fields of its own, which that client drops.
 """
 
 from datetime import UTC, datetime
@@ -43,6 +43,8 @@ class Rendered(msgspec.Struct, frozen=True):
     priority: str
     error_code: str | msgspec.UnsetType = msgspec.UNSET
     queue: QueueState | msgspec.UnsetType = msgspec.UNSET
+    deadline: str | msgspec.UnsetType = msgspec.UNSET
+    retry_of: str | msgspec.UnsetType = msgspec.UNSET
     data_removed: bool = False
     source: str = "api"
 
@@ -70,10 +72,12 @@ def prediction(seen: Seen, base_url: str, *, wait_expired: bool = False) -> Rend
         created_at=_time(ticket.created_at_ms),
         started_at=_time(outcome.started_at_ms) if outcome else None,
         completed_at=_time(outcome.completed_at_ms) if outcome else None,
-        urls={"get": url},
+        urls={"get": url} if outcome else {"get": url, "cancel": f"{url}/cancel"},
         priority=ticket.priority.value,
         error_code=outcome.error.code if outcome and outcome.error else msgspec.UNSET,
         queue=msgspec.UNSET if outcome else _queue(seen),
+        deadline=msgspec.UNSET if ticket.deadline_ms is None else _time(ticket.deadline_ms),
+        retry_of=ticket.retry_of or msgspec.UNSET,
     )
 
 

@@ -15,6 +15,7 @@ from contract.ids import PredictionId, parse_prediction_id
 from contract.limits import INLINE_BYTES_MAX
 from gateway.follow import Follower
 from gateway.settings import GatewaySettings
+from gateway.withdraw import Withdrawer
 from ledger import Ledger
 from tests.gateways import (
     ALICE,
@@ -170,7 +171,8 @@ async def test_a_prediction_that_ends_between_ledger_and_queue_is_found_in_the_l
     running.may_record.clear()
     answer = await gateway.client.post(ECHO, json=TEXT)
     broker = cast("Broker", EndingBroker(running.broker, running))
-    seen = await Follower(ledger, broker, waiters_max=1).find(answer.json()["id"])
+    withdrawer = cast("Withdrawer", None)  # nothing is withdrawn
+    seen = await Follower(ledger, broker, withdrawer, waiters_max=1).find(answer.json()["id"])
     assert seen.outcome is not None
 
 
@@ -246,7 +248,7 @@ async def test_more_waiters_than_allowed_are_sent_away_before_anything_is_accept
 async def test_a_caller_who_left_makes_room_for_another(
     settings: GatewaySettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.rest.predictions.STILL_THERE_S", 0.05)
+    monkeypatch.setattr("gateway.rest.answers.STILL_THERE_S", 0.05)
     async with serving(settings.model_copy(update={"waiters_max": 1})) as gateway:
         await declared(gateway)
         async with httpx.AsyncClient(headers=ALICE) as leaving:

@@ -45,7 +45,7 @@ def test_a_waiting_prediction_is_starting_and_says_its_place_in_the_queue() -> N
         "created_at": "2025-11-21T12:00:00.123Z",
         "started_at": None,
         "completed_at": None,
-        "urls": {"get": URL},
+        "urls": {"get": URL, "cancel": f"{URL}/cancel"},
         "priority": "normal",
         "queue": {"state": "waiting", "position": 4},
         "data_removed": False,
@@ -106,6 +106,13 @@ def test_running_is_processing_except_to_a_caller_whose_wait_expired() -> None:
 def test_files_of_the_input_are_shown_as_links() -> None:
     ticket = Ticket(ID, "m", 1, {"top_k": 3}, {"my image": File("image/png", 3, "0" * 64, b"abc")})
     assert shown(Seen(ticket))["input"] == {"top_k": 3, "my image": f"{URL}/input/my%20image"}
+
+
+def test_a_deadline_is_a_time_and_a_retry_names_what_it_repeats() -> None:
+    ticket = Ticket(ID, "m", 1, {}, deadline_ms=1_763_726_490_123, retry_of=ID)
+    value = shown(Seen(ticket))
+    assert (value["deadline"], value["retry_of"]) == ("2025-11-21T12:01:30.123Z", ID)
+    assert not {"deadline", "retry_of"} & shown(Seen(TICKET)).keys()
 
 
 def test_no_link_is_null_and_all_are_absolute() -> None:
