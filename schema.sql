@@ -150,3 +150,49 @@ BEGIN
     RETURN true;
 END
 $$;
+
+-- Everything accepted before `moment` is being removed: nobody who finds nothing is to wonder why.
+CREATE OR REPLACE FUNCTION horizon_moves_to(moment timestamptz) RETURNS void
+LANGUAGE sql AS $$
+    INSERT INTO horizon AS present (accepted_before) VALUES (moment)
+    ON CONFLICT (one) DO UPDATE
+        SET accepted_before = greatest(present.accepted_before, excluded.accepted_before)
+$$;
+
+-- Drop the partition of a week that is over, if everything in it ended before `ended_before`, and
+-- move the horizon past it. Returns the number of rows, NULL where the week stays for now: a row of
+-- it is younger, or another process is at work.
+--
+-- While rows are counted, reads go on; only who wants to insert into this old week waits, so none
+-- can slip in unseen. The drop itself needs the whole table for an instant. We wait for that no
+-- longer than a second, since everybody else waits behind us, and fail: there is time for another
+-- try. Whoever waits to insert meanwhile makes it a deadlock, which ends in the same way.
+CREATE OR REPLACE FUNCTION predictions_expire_week(monday date, ended_before timestamptz)
+RETURNS bigint
+LANGUAGE plpgsql SET lock_timeout = '1s' AS $$
+DECLARE
+    name      text := 'predictions_' || to_char(monday, 'YYYY_MM_DD');
+    week_ends timestamptz := (monday + 7)::timestamp AT TIME ZONE 'UTC';
+    rows      bigint;
+    latest    timestamptz;
+BEGIN
+    IF week_ends > ended_before THEN
+        RAISE EXCEPTION 'the week of % is not over', monday
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    IF NOT pg_try_advisory_xact_lock(hashtext('predictions_expire_week')) THEN
+        RETURN NULL;
+    END IF;
+    IF to_regclass(name) IS NULL THEN  -- another process was faster
+        RETURN 0;
+    END IF;
+    EXECUTE format('LOCK TABLE %I IN SHARE MODE', name);
+    EXECUTE format('SELECT count(*), max(completed_at) FROM %I', name) INTO rows, latest;
+    IF latest >= ended_before THEN
+        RETURN NULL;
+    END IF;
+    PERFORM horizon_moves_to(week_ends);
+    EXECUTE format('DROP TABLE %I', name);
+    RETURN rows;
+END
+$$;

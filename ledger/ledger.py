@@ -13,7 +13,7 @@ import asyncpg
 
 from contract.ids import PredictionId, from_uuid, to_uuid
 from contract.prediction import Prediction, Status
-from ledger import schema, statements
+from ledger import retention, schema, statements
 from ledger.connections import Connections
 from ledger.refusals import Unrecordable
 from ledger.rows import COLUMNS, Row, from_row, size, to_row
@@ -175,6 +175,18 @@ class Ledger:
         async with self._connections.borrow() as connection:
             rows = await connection.fetch(statements.BEGIN, beginning)
         return {from_uuid(row["id"]): row["times"] for row in rows}
+
+    async def expire(self, before: datetime) -> int:
+        """Remove what ended before `before`: whole weeks, once everything in them has.
+
+        Any number of processes may do it at once. What cannot be removed now is left to the next
+        time; an error leaves a part removed.
+
+        Returns:
+            The rows this call removed.
+        """
+        async with self._connections.borrow() as connection:
+            return await retention.expire(connection, before)
 
     async def horizon(self) -> datetime | None:
         """The moment before which everything accepted has been removed; None: nothing was yet.

@@ -75,6 +75,10 @@ async def add_partitions(connection: Connection, now: datetime) -> None:
 
 def weeks_around(now: datetime) -> list[date]:
     """The Mondays (UTC) of the weeks that need a partition at `now`."""
-    today = now.astimezone(UTC).date()
-    monday = today - timedelta(days=today.weekday())
-    return [monday + _WEEK * number for number in range(-WEEKS_BEFORE, WEEKS_AHEAD + 1)]
+    return [monday_of(now) + _WEEK * number for number in range(-WEEKS_BEFORE, WEEKS_AHEAD + 1)]
+
+
+def monday_of(moment: datetime) -> date:
+    """The Monday (UTC) of the week that `moment` lies in."""
+    day = moment.astimezone(UTC).date()
+    return day - timedelta(days=day.weekday())
