@@ -106,6 +106,7 @@ class Attack:
                 await self._load.until(lambda fates: len(fates) >= WARM, RECOVERY_S_MAX)
                 fault_began, fault_over = await self._strike()
                 recovered = await self._recover(fault_over)
+                await self._until_restarted()
                 missing = await self._site.ready(RECOVERY_S_MAX)
                 window_ends = self._now()
                 await asyncio.sleep(AFTER_S)
@@ -157,12 +158,20 @@ class Attack:
                 await self._watch_memory(cell.duration_s)
             if cell.fault is Fault.DOWN:
                 # Its return is what ends this fault, however long its start takes.
-                async with asyncio.timeout(RECOVERY_S_MAX):
-                    await self._restarted.wait()
+                await self._until_restarted()
             over = self._mark("fault over")
             if cell.fault is Fault.RIVAL:
                 await self._recover(over)
         return began, over
+
+    async def _until_restarted(self) -> None:
+        """Wait until what was ended runs again. Callers may not have missed it.
+
+        A Postgres that was told to terminate, for one, goes on serving the connections it has.
+        """
+        if self._cell.fault in (Fault.KILL, Fault.TERMINATE, Fault.DOWN):
+            async with asyncio.timeout(RECOVERY_S_MAX):
+                await self._restarted.wait()
 
     async def _recover(self, since: float) -> float:
         """Wait until one prediction of each kind, accepted since then, has ended."""
@@ -228,7 +237,9 @@ class Attack:
 
     def _happened(self, event: Event) -> None:
         self._mark(str(event))
-        if event.service == self._cell.target and event.kind is Kind.RESTARTED:
+        target = self._cell.target
+        service = Target.TRITON if target is Target.STUB else target
+        if event.service == service and event.kind in (Kind.RESTARTED, Kind.HEALED):
             self._restarted.set()
 
     def _mark(self, what: str) -> float:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from standalone import backoff
 from tests.chaos.attack import Attack, Result
 from tests.chaos.history import History
 from tests.chaos.http import NoAnswer, ask
@@ -19,6 +20,7 @@ from tests.services import ROOT
 
 KEPT = ROOT / ".chaos"  # histories and logs of red cells; git ignores it
 CELL_S_MAX = 240.0
+STEADY_S = 1.0  # each cell stands for itself: a service that an earlier one killed is no loop
 
 Told = Callable[[Result], None]
 
@@ -27,22 +29,32 @@ class Campaign:
     """The cells that are left, and what became of the others."""
 
     def __init__(
-        self, cells: Iterable[Cell], seed: int, told: Told, *, bug: Bug = Bug.NONE
+        self,
+        cells: Iterable[Cell],
+        seed: int,
+        told: Told,
+        *,
+        bug: Bug = Bug.NONE,
+        keeps: bool = True,
     ) -> None:
         self._left = list(cells)
         self._seed = seed
         self._told = told
         self._bug = bug
+        self._keeps = keeps  # the histories and logs of red cells
         self.results: list[Result] = []
 
     async def run(self, side_by_side: int) -> None:
         """Play all cells, on so many installations at once."""
         folder = Path(tempfile.mkdtemp(prefix="tritonq-chaos-"))
+        steady_s = backoff.STEADY_S
+        backoff.STEADY_S = STEADY_S
         try:
             async with asyncio.TaskGroup() as tasks:
                 for number in range(side_by_side):
                     tasks.create_task(self._play(folder / str(number)))
         finally:
+            backoff.STEADY_S = steady_s
             shutil.rmtree(folder, ignore_errors=True)
 
     async def _play(self, folder: Path) -> None:
@@ -67,7 +79,7 @@ class Campaign:
                         await _played(attack, result)
                         history.close()
                     self.results.append(result)
-                    if not result.is_green:
+                    if not result.is_green and self._keeps:
                         result.history = _kept(place, history.path, result)
                     self._told(result)
                     if not result.is_green:

@@ -29,7 +29,7 @@ class Kind(StrEnum):
     WRONG = "wrong"  # the output is not what a lone call to the model gives
     FAILED = "failed"  # it failed, or was canceled, and nothing it was asked for explains that
     BACKWARDS = "backwards"  # a state was seen that cannot follow the one seen before
-    UNKNOWN = "unknown"  # an accepted prediction was answered with 404 or 410
+    UNKNOWN = "unknown"  # an accepted prediction, not lost, was answered with 404 or 410
     SPLIT = "split"  # one key, two predictions
     DISHONEST = "dishonest"  # a 500, a refusal without Retry-After, or one that no fault explains
     LATE = "late"  # an answer came after its limit, or never
@@ -235,7 +235,8 @@ def _answers(facts: _Facts) -> Iterator[Violation]:
 
 def _was_accepted(facts: _Facts, call: Call) -> bool:
     known = facts.accepted.get(call.id)
-    return known is not None and known.ended <= call.began
+    is_somewhere = call.id in facts.rows or call.id in facts.end.queued
+    return is_somewhere and known is not None and known.ended <= call.began
 
 
 def _keys(facts: _Facts) -> Iterator[Violation]:

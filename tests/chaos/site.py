@@ -19,7 +19,6 @@ from typing import Any, cast
 
 import psutil
 
-from standalone import backoff
 from standalone.installation import Options, plan
 from standalone.leftover import remember_session
 from standalone.nats import Nats
@@ -29,7 +28,7 @@ from standalone.program import Program
 from standalone.readiness import missing_parts
 from standalone.server import LOOPBACK, Launch, Server
 from standalone.state import State, owned
-from standalone.supervisor import Event, Kind, Service, Supervisor
+from standalone.supervisor import Event, Service, Supervisor
 from standalone.triton import STUB
 from tests.chaos.controller import Controller
 from tests.chaos.matrix import Target
@@ -42,7 +41,6 @@ MODELS = ("efficientnet_lite0", "identity")
 DISK_BYTES = 640 * 1024 * 1024  # of the tmpfs that holds the queue, and of the ledger's
 READY_S_MAX = 90.0
 THREADS = 32  # probes and starts wait in them, for every site of this process
-STEADY_S = 1.0  # each cell stands for itself: a service that an earlier one killed is no loop
 
 PROXIED = {  # which proxies carry the connections of a process
     Target.GATEWAY: ("client_gateway", "gateway_nats", "gateway_postgres"),
@@ -155,7 +153,6 @@ async def attacked_site(
     folder: Path, *, bug: Bug = Bug.NONE, disks: bool | None = None
 ) -> AsyncIterator[Site]:
     """Start an installation in `folder`; kill it at the end."""
-    backoff.STEADY_S = STEADY_S
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
     ports = Ports(**dict(zip((it.name for it in fields(Ports)), free_ports(8), strict=True)))
     async with AsyncExitStack() as opened:
@@ -271,6 +268,3 @@ def _mounted(folder: Path) -> Path:
 
 def _unmount(folder: Path) -> None:
     subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-RESTARTS = (Kind.RESTARTED, Kind.HEALED)

@@ -49,10 +49,13 @@ async def connected(url: str, names: QueueNames) -> Broker:
 @pytest.fixture
 async def broker(three: Cluster, names: QueueNames) -> AsyncIterator[Broker]:
     broker = await connected(three.url, names)
-    await broker.declare([MODEL], LIMITS)
-    await three.in_sync(names.stream)
-    yield broker
-    await broker.close()
+    try:
+        # A server that has just come back is believed to be away for some seconds.
+        await patiently(partial(broker.declare, [MODEL], LIMITS))
+        await three.in_sync(names.stream)
+        yield broker
+    finally:
+        await broker.close()
 
 
 async def config_of(three: Cluster, stream: str) -> StreamConfig:

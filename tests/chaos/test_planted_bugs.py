@@ -1,0 +1,36 @@
+"""A checker that has never caught anything proves nothing: so bugs are planted, and it must."""
+
+import asyncio
+
+import pytest
+
+from tests.chaos.attack import Result
+from tests.chaos.campaign import Campaign
+from tests.chaos.checker import Kind
+from tests.chaos.matrix import Cell, Fault, Moment, Target
+from tests.chaos.planted import Bug
+
+pytestmark = [pytest.mark.e2e, pytest.mark.triton, pytest.mark.timeout(240)]
+
+SEED = 1
+KILLED = Cell(Target.DISPATCHER, Fault.KILL, Moment.INFERRED)
+RIVALED = Cell(Target.DISPATCHER, Fault.RIVAL, Moment.INFERRED)
+FROZEN = Cell(Target.GATEWAY, Fault.FREEZE, Moment.LOOKING)
+CAUGHT = (
+    (Bug.ACK_BEFORE_RECORD, KILLED, Kind.LOST),
+    (Bug.UPDATE_INSTEAD_OF_INSERT, RIVALED, Kind.DOUBLE),
+    (Bug.NO_LAST_LOOK, FROZEN, Kind.UNKNOWN),
+)
+
+
+@pytest.mark.parametrize(("bug", "cell", "kind"), CAUGHT, ids=[str(bug) for bug, _, _ in CAUGHT])
+def test_a_planted_bug_is_reported_by_its_own_word(bug: Bug, cell: Cell, kind: Kind) -> None:
+    result = played(cell, bug)
+    assert not result.error
+    assert {violation.kind for violation in result.violations} == {kind}
+
+
+def played(cell: Cell, bug: Bug) -> Result:
+    results: list[Result] = []
+    asyncio.run(Campaign([cell], SEED, results.append, bug=bug, keeps=False).run(1))
+    return results[0]
