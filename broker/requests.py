@@ -14,6 +14,7 @@ from contract.errors import QueueUnavailable
 
 STATUS = "Status"  # where nats-py puts the number of an inline status
 NO_RESPONDERS = "503"
+RECONNECT_S_MAX = 1.5  # to another server of the cluster; even past one that hangs
 
 
 class NoAnswer(QueueUnavailable):
@@ -41,12 +42,14 @@ class Requests:
         timeout_s: float,
         headers: dict[str, str] | None = None,
     ) -> Msg:
-        """Publish and wait for the one answer.
+        """Publish and wait for the one answer. On the way to another server, first arrive there.
 
         Raises:
             NotTaken: not connected, or nobody listens on `subject`.
             NoAnswer: no answer within `timeout_s`, or the connection was lost meanwhile.
         """
+        if not self._connection.is_connected and self._connection.has_others:
+            await self._connection.wait_connected(min(timeout_s, RECONNECT_S_MAX))
         loop = asyncio.get_running_loop()
         number = str(next(self._numbers))
         future: asyncio.Future[Msg] = loop.create_future()
