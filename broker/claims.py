@@ -6,19 +6,21 @@ stream by their age alone.
 """
 
 import logging
+import secrets
 
 from broker.answers import Verdict
 from broker.messages import Messages
 from broker.requests import Requests
-from broker.storing import Storing
+from broker.storing import Answered, Storing
 from contract.claims import Claim
-from contract.errors import AcceptanceUnknown, Overloaded, QueueUnavailable
+from contract.errors import AcceptanceUnknown, Overloaded, QueueUnavailable, ServiceError
 from contract.queue import QueueNames
 
 log = logging.getLogger(__name__)
 
 # Room comes when the oldest claims reach their age, which is weeks: nobody need ask every second.
 FULL_RETRY_AFTER_S = 60
+TRIES_MAX = 3
 
 
 class Claims:
@@ -36,36 +38,42 @@ class Claims:
             Overloaded: no more claims are kept.
             QueueUnavailable: not known which it is; ask again.
         """
-        headers = {
-            # Its own repetitions are stored once; the id is of this request alone.
-            "Nats-Msg-Id": f"{key_hash}.{claim.id}",
-            "Nats-Expected-Last-Subject-Sequence": "0",
-        }
         subject = self._names.claim(key_hash)
-        try:
-            answered = await self._storing.store(subject, claim.to_bytes(), headers)
-        except AcceptanceUnknown as error:  # a claim accepts nothing
-            raise QueueUnavailable("the queue did not confirm the key") from error
-        if answered.verdict is Verdict.STORED:
-            return claim
-        if answered.verdict is Verdict.EXISTS:
+        for _ in range(TRIES_MAX):
+            answered = await self._store(subject, claim)
+            if answered.verdict is Verdict.STORED:
+                return claim
+            if answered.verdict is not Verdict.EXISTS:
+                raise _refusal(answered)
             # Also where a try of ours was stored and its answer lost: then we read our own.
-            return await self._present(key_hash)
-        if answered.verdict is Verdict.FULL:
-            raise Overloaded(
-                "as many idempotency keys are in use as are kept; submit without one",
-                retry_after_s=FULL_RETRY_AFTER_S,
-            )
-        log.error("claim.refused", extra={"error": answered.reason})
-        raise QueueUnavailable("the queue cannot keep the key")
+            if (present := await self.find(key_hash)) is not None:
+                return present
+            # It reached its age between the two questions: the key is free again.
+        raise QueueUnavailable("the key comes and goes")
 
     async def find(self, key_hash: str) -> Claim | None:
         """Read the claim of a key; None when there is none. Raises QueueUnavailable."""
         stored = await self._messages.last_of(self._names.claim(key_hash))
         return None if stored is None else Claim.from_bytes(stored.data)
 
-    async def _present(self, key_hash: str) -> Claim:
-        claim = await self.find(key_hash)
-        if claim is None:  # it reached its age between the two questions
-            raise QueueUnavailable("the key is just being forgotten")
-        return claim
+    async def _store(self, subject: str, claim: Claim) -> Answered:
+        headers = {
+            # Of this call alone: its own repetitions are stored once, and nobody else's claim is
+            # taken for one, not even of the same id.
+            "Nats-Msg-Id": f"{claim.id}.{secrets.token_hex(8)}",
+            "Nats-Expected-Last-Subject-Sequence": "0",
+        }
+        try:
+            return await self._storing.store(subject, claim.to_bytes(), headers)
+        except AcceptanceUnknown as error:  # a claim accepts nothing
+            raise QueueUnavailable("the queue did not confirm the key") from error
+
+
+def _refusal(answered: Answered) -> ServiceError:
+    if answered.verdict is Verdict.FULL:
+        return Overloaded(
+            "as many idempotency keys are in use as are kept; submit without one",
+            retry_after_s=FULL_RETRY_AFTER_S,
+        )
+    log.error("claim.refused", extra={"error": answered.reason})
+    return QueueUnavailable("the queue cannot keep the key")
