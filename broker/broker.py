@@ -121,6 +121,14 @@ class Broker:
         """
         return await self._lookup.find(prediction_id)
 
+    async def oldest(self) -> PredictionId | None:
+        """The prediction in the queue that was published first; some may be a day older than it.
+
+        Raises:
+            QueueUnavailable: nobody can tell.
+        """
+        return await self._lookup.oldest()
+
     async def waiting(self, *, before_sequence: int | None, tickets_max: int) -> list[Queued]:
         """List what is in the queue, newest first; the last one's sequence is the next cursor.
 

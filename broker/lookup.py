@@ -5,13 +5,14 @@ A work queue admits no second consumer, so this is done by reading single messag
 
 import asyncio
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 
 from broker.messages import Messages, Stored
 from broker.progress import ProgressCache
 from broker.requests import Requests
 from broker.stream import Depth, stream_depth
-from contract.ids import PredictionId
+from contract.ids import PredictionId, parse_prediction_id
 from contract.prediction import Ticket
 from contract.queue import QueueNames
 
@@ -73,6 +74,24 @@ class Lookup:
             if not read:
                 newest = await self._newest_up_to(newest, depth)
         return found[:tickets_max]
+
+    async def oldest(self) -> PredictionId | None:
+        """About the prediction that was accepted first among those in the queue.
+
+        It is the one that was published first. A caller's own id may be a day older than that, and
+        a clock may be five minutes ahead: leave a margin of more than a day. None: the queue is
+        empty.
+
+        Raises:
+            QueueUnavailable: nobody can tell.
+        """
+        sequence = 1
+        while first := await self._messages.first_from(sequence, self._names.all_tickets):
+            # By its subject: a ticket that cannot be read counts too.
+            with suppress(ValueError):
+                return parse_prediction_id(first.subject.rpartition(".")[2])
+            sequence = first.sequence + 1
+        return None
 
     async def _read(self, newest: int, oldest: int) -> list[Stored]:
         """The messages still there among these sequences, newest first."""

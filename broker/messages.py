@@ -26,10 +26,12 @@ class Stored:
 
     sequence: int
     data: bytes
+    subject: str
 
 
 class _Message(msgspec.Struct, frozen=True):
     seq: int
+    subject: str
     data: str = ""
 
 
@@ -54,6 +56,17 @@ class Messages:
         question = {"last_by_subj": subject}
         return await self.any_replica(question) or await self._from_leader(question)
 
+    async def first_from(self, sequence: int, subjects: str) -> Stored | None:
+        """The first message on `subjects` from `sequence` on; None: there is certainly none.
+
+        A replica that is behind may still have one that has left the stream since.
+
+        Raises:
+            QueueUnavailable: nobody can tell.
+        """
+        question: dict[str, str | int] = {"seq": sequence, "next_by_subj": subjects}
+        return await self.any_replica(question) or await self._from_leader(question)
+
     async def any_replica(self, question: Mapping[str, str | int]) -> Stored | None:
         """Ask any replica; None may mean that it is behind. Raises QueueUnavailable."""
         answer = await self._requests.ask(
@@ -67,7 +80,7 @@ class Messages:
                 return None
             reason = f"{headers[STATUS]} {headers.get('Description', '')}"
             raise QueueUnavailable(f"the queue cannot be read: {reason}")
-        return Stored(int(headers["Nats-Sequence"]), answer.data)
+        return Stored(int(headers["Nats-Sequence"]), answer.data, headers["Nats-Subject"])
 
     async def _from_leader(self, question: Mapping[str, str | int]) -> Stored | None:
         answer = await self._requests.ask(
@@ -77,7 +90,8 @@ class Messages:
         )
         read = _DECODER.decode(answer.data)
         if read.message is not None:
-            return Stored(read.message.seq, base64.b64decode(read.message.data))
+            message = read.message
+            return Stored(message.seq, base64.b64decode(message.data), message.subject)
         assert read.error is not None
         if read.error.err_code == NO_MESSAGE_FOUND:
             await require_majority(self._requests, self._stream)

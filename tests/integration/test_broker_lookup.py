@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from broker import Broker, Queued
+from contract.ids import PredictionId
 from contract.prediction import Priority, Ticket
 from tests.tickets import Arrivals, a_ticket, fresh_id, until
 
@@ -127,3 +128,36 @@ async def test_a_page_of_large_tickets_is_shorter_but_the_listing_complete(broke
     assert 1 <= len(page) < 40
     listed = await drained(broker, 40)
     assert [queued.ticket.id for queued in listed] == [ticket.id for ticket in tickets[::-1]]
+
+
+async def test_the_oldest_is_the_one_that_was_published_first(
+    broker: Broker, namespace: str
+) -> None:
+    assert await broker.oldest() is None
+    # Somebody else's rubbish has no age; a ticket that cannot be read has one.
+    await broker._connection.publish(f"{namespace}.normal.identity.rubbish", b"")
+    assert await until_counted(broker, 1) is None
+    unreadable = fresh_id()
+    await broker._connection.publish(f"{namespace}.normal.identity.{unreadable}", b"rubbish")
+    assert await until_counted(broker, 2) == unreadable
+    await published(broker, 2)
+    assert await broker.oldest() == unreadable
+
+
+async def until_counted(broker: Broker, tickets: int) -> PredictionId | None:
+    async def counted() -> bool:
+        return (await broker.depth()).tickets == tickets
+
+    await until(counted)
+    return await broker.oldest()
+
+
+async def test_the_oldest_is_known_by_a_leader_where_a_replica_is_behind(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def not_yet(question: object) -> None:
+        return None
+
+    (ticket,) = await published(broker, 1)
+    monkeypatch.setattr(broker._lookup._messages, "any_replica", not_yet)
+    assert await broker.oldest() == ticket.id
