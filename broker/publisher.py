@@ -68,7 +68,8 @@ class Publisher:
             "Nats-Expected-Last-Subject-Sequence-Subject": self._names.ticket_by_id(ticket.id),
         }
         with self._admitted(len(payload)):
-            self._settle(await self._storing.store(self._names.ticket(ticket), payload, headers))
+            answered = await self._storing.store(self._names.ticket(ticket), payload, headers)
+            self._settle(answered, len(payload))
 
     def note_depth(self, depth: Depth) -> None:
         """Learn the drain rate from a depth somebody asked for."""
@@ -76,6 +77,7 @@ class Publisher:
             now=asyncio.get_running_loop().time(),
             last_sequence=depth.last_sequence,
             waiting=depth.tickets,
+            size=depth.bytes,
         )
 
     @contextmanager
@@ -90,8 +92,8 @@ class Publisher:
             self._inflight -= 1
             self._inflight_bytes -= size
 
-    def _settle(self, answered: Answered) -> None:
-        """Return if the ticket is stored, raise if it is not."""
+    def _settle(self, answered: Answered, size: int) -> None:
+        """Return if the ticket, of `size` bytes, is stored; raise if it is not."""
         judged, unknown = answered.verdict, answered.unknown
         if judged is Verdict.STORED:
             return
@@ -103,7 +105,7 @@ class Publisher:
             raise given_up(unknown=True)  # this try was refused; an earlier one perhaps not
         if judged is Verdict.FULL:
             self._sample_soon()
-            retry_after_s = self._drain_rate.retry_after_s()
+            retry_after_s = self._drain_rate.retry_after_s(size)
             raise Overloaded("the queue is full", retry_after_s=retry_after_s)
         if judged is Verdict.TOO_LARGE:
             raise TooLarge("the input is too large for the queue", field="input", rule="size")

@@ -103,23 +103,6 @@ async def test_a_queue_full_of_bytes_refuses(small_queue: Broker) -> None:
         await small_queue.publish(a_ticket(size=900_000))
 
 
-async def test_retry_after_follows_the_measured_drain_rate(small_queue: Broker) -> None:
-    loop = asyncio.get_running_loop()
-    arrivals = await Arrivals(small_queue.intake(Priority.NORMAL, "identity", room=1)).start()
-    await small_queue.depth()  # the metrics ask now and then
-    began = loop.time()
-    while loop.time() - began < 0.6:  # the shortest span that counts as a measurement
-        await small_queue.publish(a_ticket())
-        await arrivals.finish(1)
-    await small_queue.depth()
-    await arrivals.intake.stop()
-    for _ in range(TICKETS_MAX):
-        await small_queue.publish(a_ticket())
-    with pytest.raises(Overloaded) as refused:
-        await small_queue.publish(a_ticket())
-    assert refused.value.retry_after_s == 1, "more than one a second left"
-
-
 async def test_room_in_the_queue_is_used_again(small_queue: Broker) -> None:
     for _ in range(TICKETS_MAX):
         await small_queue.publish(a_ticket())
