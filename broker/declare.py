@@ -34,6 +34,8 @@ ANSWER_TIMEOUT_S = 5.0
 STREAM_EXISTS = 10058
 STREAM_NOT_FOUND = 10059
 INSUFFICIENT_STORAGE = 10047
+NO_PLACE_FOR_REPLICAS = (10005, 10074)  # servers are missing; this one has no cluster at all
+JETSTREAM_IS_AWAY = 10008  # its servers are without a leader
 
 CLAIM_BYTES_MAX = 4096  # headers included; they have a few hundred
 DUPLICATE_WINDOW_S = 120.0  # covers a publisher's own repetitions many times over
@@ -92,6 +94,13 @@ async def declare(
                 f"NATS cannot reserve {limits.bytes_max} bytes for the queue;"
                 " raise its jetstream max_file, or lower the queue's bytes_max"
             ) from error
+        if error.err_code in NO_PLACE_FOR_REPLICAS:
+            raise UnsuitableServer(
+                f"NATS cannot keep the queue on {limits.replicas} servers of one cluster:"
+                f" {error.description}; start them, or lower the queue's replicas"
+            ) from error
+        if error.err_code == JETSTREAM_IS_AWAY:
+            raise QueueUnavailable("JetStream has no leader") from error
         raise UnsuitableServer(f"NATS refuses the queue: {error.description}") from error
     except (nats.errors.Error, TimeoutError) as error:
         raise QueueUnavailable("JetStream does not answer") from error

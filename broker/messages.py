@@ -6,6 +6,7 @@ while it still leads.
 
 import base64
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import msgspec
@@ -54,7 +55,10 @@ class Messages:
             QueueUnavailable: nobody can tell.
         """
         question = {"last_by_subj": subject}
-        return await self.any_replica(question) or await self._from_leader(question)
+        stored = None
+        with suppress(QueueUnavailable):  # one that is cut off may have been asked
+            stored = await self.any_replica(question)
+        return stored or await self._from_leader(question)
 
     async def first_from(self, sequence: int, subjects: str) -> Stored | None:
         """The first message on `subjects` from `sequence` on; None: there is certainly none.

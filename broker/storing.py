@@ -13,7 +13,7 @@ from broker.requests import NoAnswer, Requests
 from contract.errors import AcceptanceUnknown, QueueUnavailable
 
 ANSWER_TIMEOUT_S = 2.0
-STORE_S_MAX = 5.0  # the repetitions included; an election of a new leader may take longer
+STORE_S_MAX = 10.0  # the repetitions included; the election of a new leader takes 4 to 9
 PAUSE_S_MIN, PAUSE_S_MAX = 0.015, 0.25  # between repetitions
 
 

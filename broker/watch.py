@@ -18,8 +18,7 @@ from contract.queue import QueueNames
 log = logging.getLogger(__name__)
 
 EVERY_S = 1.0
-LOOKS_FIRST = 2  # that fail in a row before it moves on: 2 to 6 s
-LOOKS_MAX = 16  # while no server is better than another, as during an election: doubles up to here
+LOOKS_MAX = 2  # that fail in a row before it moves on: 2 to 6 s
 
 
 class Watch:
@@ -31,7 +30,7 @@ class Watch:
         self._stream = names.stream
 
     async def run(self) -> NoReturn:
-        failed, looks = 0, LOOKS_FIRST
+        failed = 0
         while True:
             await asyncio.sleep(EVERY_S)
             if not self._connection.has_others or not self._connection.is_connected:
@@ -41,9 +40,11 @@ class Watch:
                 await require_majority(self._requests, self._stream)
             except QueueUnavailable as error:
                 failed += 1
-                if failed >= looks:
-                    log.warning("broker.moves_on", extra={"reason": str(error), "looks": failed})
+                if failed == LOOKS_MAX:
+                    # While a leader is elected no server is better than another. Going round them
+                    # costs little; waiting at the one that is cut off would cost a lot.
+                    log.warning("broker.moves_on", extra={"reason": str(error)})
                     self._connection.move_on()
-                    failed, looks = 0, min(2 * looks, LOOKS_MAX)
+                    failed = 0
             else:
-                failed, looks = 0, LOOKS_FIRST
+                failed = 0
