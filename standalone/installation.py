@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from standalone.broken_store import StoreRemedy
 from standalone.nats import Nats
 from standalone.ports import Ports
 from standalone.postgres import Postgres
@@ -47,6 +48,7 @@ class Installation:
     """The services, each listed after those it needs, and where they listen."""
 
     services: tuple[Service, ...]
+    triton: Triton  # among the services
     ports: Ports
     models: tuple[str, ...]
 
@@ -95,7 +97,7 @@ def plan(options: Options, state: State, ports: Ports, models: tuple[str, ...]) 
     gateway = _gateway(state, ports, settings)
     services = (
         Service(postgres, stop_s_max=POSTGRES_STOP_S),
-        Service(nats, stop_s_max=NATS_STOP_S),
+        Service(nats, stop_s_max=NATS_STOP_S, remedy=StoreRemedy(nats)),
         Service(
             triton,
             stop_s_max=TRITON_STOP_S,
@@ -104,7 +106,7 @@ def plan(options: Options, state: State, ports: Ports, models: tuple[str, ...]) 
         Service(dispatcher, needs=("postgres", "nats"), stop_s_max=DISPATCHER_STOP_S),
         Service(gateway, needs=("postgres", "nats"), stop_s_max=GATEWAY_STOP_S),
     )
-    return Installation(services, ports, models)
+    return Installation(services, triton, ports, models)
 
 
 def _shared_settings(
