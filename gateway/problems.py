@@ -17,11 +17,15 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from contract import errors
+from telemetry.logs import Allowance
 
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 5  # an election in NATS takes 4 to 9 s, Postgres is back within a second or two
+CAUSES_MAX = 8  # of an error, named in the log
 MEDIA_TYPE = "application/problem+json"
+
+_failures = Allowance(1)
 
 
 class RequestTimeout(errors.CallerError):
@@ -149,9 +153,26 @@ def _all_kinds(kind: type[errors.ServiceError]) -> Iterator[type[errors.ServiceE
 async def answer_expected(_: Request, error: Exception) -> Response:
     """The exception handler of our own error tree."""
     assert isinstance(error, errors.ServiceError)
-    if isinstance(error, errors.DependencyError):
-        log.warning("request.dependency_failed", extra={"code": error.code}, exc_info=error)
+    # Once a second and kind: in an outage every request fails, and callers try again.
+    if isinstance(error, errors.DependencyError) and _failures.takes(error.code):
+        more = _failures.refused(error.code)
+        fields = {"code": error.code, "reason": _causes(error), "left_out": more}
+        log.warning("request.dependency_failed", extra=fields)
     return problem(error)
+
+
+def _causes(error: BaseException) -> str:
+    """What our own error says, and the kinds of those that led to it.
+
+    Not their texts: drivers quote rows, addresses and settings in them.
+    """
+    causes = [f"{type(error).__name__}: {error}"]
+    cause = error.__cause__
+    while cause is not None and len(causes) < CAUSES_MAX:
+        number = getattr(cause, "sqlstate", None) or getattr(cause, "errno", None)
+        causes.append(type(cause).__name__ + (f" {number}" if number else ""))
+        cause = cause.__cause__
+    return " < ".join(causes)
 
 
 async def answer_http(request: Request, error: Exception) -> Response:

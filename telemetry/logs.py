@@ -2,13 +2,17 @@
 
 The message of a record is a fixed event name (`batch.done`); everything variable is a field, given
 by `extra=` or bound for a while by `bound`. Inputs, outputs and secrets are never logged; as a
-last line of defence, passwords inside URLs are blotted out of whatever is written.
+last line of defence, passwords inside URLs and rows that Postgres quotes are blotted out.
+
+Whoever can provoke an event can provoke it as often as they like: so each place in the code writes
+so many lines a second at most, and none of any length.
 """
 
 import logging
 import re
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -23,8 +27,16 @@ _OWN_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asct
 _URL_PASSWORD = re.compile(
     r"(?P<user>\b[a-z][a-z0-9+.-]*://[^\s/:@\"']*):[^\s/@\"']+@", re.IGNORECASE
 )
-# Libraries whose every request would be a line; their warnings still pass.
-_TOO_CHATTY = ("httpx", "httpcore", "uvicorn.access", "asyncio")
+# What Postgres adds to a message: the row or the value that it did not take.
+_QUOTED_ROW = re.compile(r"^(DETAIL|CONTEXT):.*$", re.MULTILINE)
+# Libraries whose every request would be a line, or whose lines hold what callers sent (Pillow's
+# do); their warnings still pass.
+_TOO_CHATTY = ("httpx", "httpcore", "uvicorn.access", "asyncio", "PIL", "python_multipart")
+
+LINES_PER_S_MAX = 20  # of one place in the code; the next line says how many were left out
+FIELD_CHARACTERS_MAX = 2_000
+TRACE_CHARACTERS_MAX = 16_000
+_FIELDS_MAX = 64
 
 
 def configure_logs(process: str, level: str = "INFO", *, stream: TextIO | None = None) -> None:
@@ -36,6 +48,7 @@ def configure_logs(process: str, level: str = "INFO", *, stream: TextIO | None =
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter(process))
+    handler.addFilter(_NotTooOften())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for name in _TOO_CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -69,9 +82,73 @@ class JsonFormatter(logging.Formatter):
             **_bound.get({}),
             **{name: it for name, it in vars(record).items() if name not in _OWN_ATTRIBUTES},
         }
+        for name, value in line.items():
+            if isinstance(value, str) and len(value) > FIELD_CHARACTERS_MAX:
+                line[name] = _cut(value, FIELD_CHARACTERS_MAX)
         if record.exc_info:
-            line["trace"] = self.formatException(record.exc_info)
-        return _without_passwords(msgspec.json.encode(line, enc_hook=str).decode())
+            trace = _QUOTED_ROW.sub(r"\1: (left out)", self.formatException(record.exc_info))
+            line["trace"] = _cut(trace, TRACE_CHARACTERS_MAX)
+        text = msgspec.json.encode(line, enc_hook=_text).decode()
+        if len(text) > TRACE_CHARACTERS_MAX + _FIELDS_MAX * FIELD_CHARACTERS_MAX:
+            kept = ("at", "level", "process", "logger", "event")
+            text = msgspec.json.encode({name: line[name] for name in kept}).decode()
+        return _without_passwords(text)
+
+
+class Allowance:
+    """Lets something happen so many times a second, and counts how often it was not let.
+
+    Args:
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, times_max: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._times_max = times_max
+        self._clock = clock
+        self._second: dict[Hashable, tuple[int, int]] = {}  # by kind: which one, and how often
+        self._refused: dict[Hashable, int] = {}
+
+    def takes(self, kind: Hashable) -> bool:
+        """Whether it may happen now. Kinds are remembered for ever: let there be few."""
+        now = int(self._clock())
+        second, times = self._second.get(kind, (now, 0))
+        times = times + 1 if second == now else 1
+        self._second[kind] = (now, times)
+        if times > self._times_max:
+            self._refused[kind] = self._refused.get(kind, 0) + 1
+            return False
+        return True
+
+    def refused(self, kind: Hashable) -> int:
+        """How often it was not let since this was asked last."""
+        return self._refused.pop(kind, 0)
+
+
+class _NotTooOften(logging.Filter):
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines = Allowance(LINES_PER_S_MAX)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        # By place and not by message: libraries put what varies into theirs.
+        place = (record.pathname, record.lineno)
+        if not self._lines.takes(place):
+            return False
+        if left_out := self._lines.refused(place):
+            record.left_out = left_out
+        return True
+
+
+def _text(value: object) -> str:
+    return _cut(str(value), FIELD_CHARACTERS_MAX)
+
+
+def _cut(text: str, characters_max: int) -> str:
+    """The beginning and the end: of a trace, what was called and what went wrong."""
+    if len(text) <= characters_max:
+        return text
+    half = characters_max // 2
+    return f"{text[:half]} … {len(text) - 2 * half} characters left out … {text[-half:]}"
 
 
 def _without_passwords(text: str) -> str:

@@ -2,10 +2,12 @@ import json
 from typing import Any
 
 import pytest
+from starlette.requests import Request
 
 from contract import errors
 from gateway import problems
 from gateway.problems import STATUS, problem, status_of
+from telemetry.logs import Allowance
 
 
 def all_errors(kind: type[errors.ServiceError]) -> list[type[errors.ServiceError]]:
@@ -86,3 +88,24 @@ def test_an_unknown_problem_is_not_explained() -> None:
 def test_the_table_has_no_error_twice() -> None:
     codes = [kind.code for kind in STATUS]
     assert len(codes) == len(set(codes))
+
+
+async def test_an_outage_is_logged_once_a_second_without_what_drivers_say(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(problems, "_failures", Allowance(1, lambda: now))
+    for _ in range(100):
+        error = errors.LedgerUnavailable("the ledger does not answer")
+        error.__cause__ = ConnectionRefusedError(111, "connect to db.internal:5432 failed")
+        answer = await problems.answer_expected(Request({"type": "http"}), error)
+        assert answer.status_code == 503
+    now = 1.0
+    await problems.answer_expected(Request({"type": "http"}), error)
+    first, second = caplog.records
+    assert vars(first)["reason"] == (
+        "LedgerUnavailable: the ledger does not answer < ConnectionRefusedError 111"
+    )
+    assert vars(second)["left_out"] == 99
+    assert "db.internal" not in caplog.text
+    assert not first.exc_info

@@ -1,13 +1,14 @@
 """The two pages of a process that has no HTTP server of its own."""
 
 import json
+import socket
 import urllib.error
 import urllib.request
 
 import pytest
 
 from telemetry import metrics
-from telemetry.exposition import serving
+from telemetry.exposition import CONNECTIONS_MAX, serving
 
 
 def read(port: int, path: str) -> tuple[int, str]:
@@ -44,3 +45,14 @@ def test_other_paths_are_not_found() -> None:
         read(port, "/admin")
     assert refused.value.code == 404
     refused.value.close()
+
+
+def test_more_connections_than_there_are_threads_for_are_closed_and_the_others_answered() -> None:
+    with serving("127.0.0.1", 0, lambda: (True, {})) as port:
+        silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(CONNECTIONS_MAX)]
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as one_more:
+            assert one_more.recv(1) == b""
+        silent[0].sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+        assert silent[0].recv(12).startswith(b"HTTP/1.0 200")
+        for each in silent:
+            each.close()
