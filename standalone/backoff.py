@@ -5,7 +5,7 @@ again and again costs the machine something and is seldom cured by haste.
 """
 
 FIRST_WAIT_S = 0.5
-WAIT_S_MAX = 30.0
+WAIT_S_MAX = 10.0  # so long may it stay away after what was in its way has gone
 STEADY_S = 60.0  # having run this long, its earlier ends no longer count
 LOOP_ENDS = 4  # so many ends without a steady run in between are no accident
 

@@ -49,8 +49,24 @@ class Running:
         return json.dumps(asdict(self), indent=2) + "\n"
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What is written to `path` in this block may meet a full disk, or somebody else's file.
+
+    Raises:
+        CannotStart: it did; in a sentence.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise CannotStart(f"cannot write {error.filename or path}: {error.strerror}") from error
+
+
 class State:
-    """A state folder that this process owns."""
+    """A state folder that this process owns.
+
+    Every method may raise CannotStart: the folder cannot be written.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -58,35 +74,39 @@ class State:
     def folder(self, name: str) -> Path:
         """A folder of a service; made where it is missing."""
         folder = self.path / name
-        folder.mkdir(parents=True, exist_ok=True)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def secret(self, name: str) -> str:
         """A random secret that stays the same as long as the folder exists."""
         path = self.secret_file(name)
-        if path.exists() and (kept := path.read_text().strip()):
-            return kept
+        with writing(path):
+            if path.exists() and (kept := path.read_text().strip()):
+                return kept
         self.keep_secret(name, secrets.token_urlsafe(SECRET_BYTES))
         return path.read_text().strip()
 
     def keep_secret(self, name: str, content: str) -> Path:
         """Write `content` where only the owner can read it, whole or not at all."""
         path = self.secret_file(name)
-        path.parent.mkdir(mode=0o700, exist_ok=True)
         unfinished = path.with_suffix(".unfinished")
-        unfinished.unlink(missing_ok=True)
-        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())  # a secret lost to a power failure locks us out of the data
-        unfinished.replace(path)
+        with writing(path):
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            unfinished.unlink(missing_ok=True)
+            descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())  # a secret lost to a power failure locks us out of the data
+            unfinished.replace(path)
         return path
 
     def announce(self, running: Running) -> None:
         unfinished = self.path / "running.unfinished"
-        unfinished.write_text(running.to_json())
-        unfinished.replace(_running_path(self.path))
+        with writing(unfinished):
+            unfinished.write_text(running.to_json())
+            unfinished.replace(_running_path(self.path))
 
     def retract(self) -> None:
         _running_path(self.path).unlink(missing_ok=True)

@@ -28,6 +28,9 @@ class Remedy(Protocol):
     async def take_stock(self, pid: int) -> None:
         """Note what belongs to the server `pid`, which has just started: all of it is alive."""
 
+    async def alarm(self) -> None:
+        """Return once there is reason to look for an ailment right now."""
+
     async def ailment(self, pid: int) -> str:
         """What is wrong with the server `pid` although it answers; empty if nothing."""
 
@@ -204,7 +207,7 @@ class Supervisor:
         answered_at, failures = time.monotonic(), 0
         try:
             while True:
-                await asyncio.wait([ended], timeout=self._pace.probe_every_s)
+                await self._pause(service, ended)
                 if ended.done():
                     return _Trouble(Kind.ENDED, _manner(ended.result()))
                 if await service.server.probe():
@@ -218,6 +221,19 @@ class Supervisor:
                     return _Trouble(Kind.SILENT, f"no answer for {silent_s:.0f} s")
         finally:
             ended.cancel()
+
+    async def _pause(self, service: Service, ended: "asyncio.Task[int]") -> None:
+        """Wait until it is time to look after `service` again."""
+        alarms = [asyncio.create_task(service.remedy.alarm())] if service.remedy else []
+        try:
+            await asyncio.wait(
+                [ended, *alarms],
+                timeout=self._pace.probe_every_s,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        finally:
+            for alarm in alarms:
+                alarm.cancel()
 
     async def _restart(self, service: Service, backoff: Backoff) -> None:
         await self._processes[service.name].stop()

@@ -34,6 +34,7 @@ from standalone.server import (
 from standalone.triton_environment import TritonEnvironment, inspect_environment
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 -- where POSIX puts shared memory, by definition
+ENVIRONMENT_FOLDERS = Path("/tmp")  # noqa: S108 -- Triton does not ask for TMPDIR
 EXIT_S_MAX = 8  # Triton's own time for requests under way; it needs up to 3.5 s when it is busy
 LOAD_S_MAX = 60.0
 STUB = "triton_python_backend_stub"
@@ -104,6 +105,15 @@ class Triton:
         """Each of `models` that cannot serve, and why. It does not see dead stubs."""
         return await asyncio.to_thread(self._unready_models)
 
+    async def load(self, model: str) -> None:
+        """Load a model that Triton could not load before.
+
+        Raises:
+            TritonNotHealed: with Triton's reason. The other models are not touched.
+        """
+        path = f"/v2/repository/models/{model}/load"
+        await asyncio.to_thread(self._call, path, {}, LOAD_S_MAX)
+
     async def heal(self, model: str) -> None:
         """Replace the stubs of `model`, dead or alive. Takes about half a second.
 
@@ -115,6 +125,7 @@ class Triton:
     def clean_up(self) -> None:
         for path in SHARED_MEMORY.glob(f"{public_name(self.folder)}_*"):
             path.unlink(missing_ok=True)
+        _remove_environment_folders()
 
     def _unready_models(self) -> dict[str, str]:
         reasons = dict.fromkeys(self.models, f"there is no such model in {self.repository}")
@@ -229,6 +240,11 @@ def _stubs(pid: int) -> Iterator[tuple[str, psutil.Process, bool]]:
             yield Path(command[1]).parents[1].name, child, frozen
 
 
+def stub_pids(pid: int) -> list[int]:
+    """The processes of all stubs under the server `pid` that have not ended."""
+    return [stub.pid for _, stub, _ in _stubs(pid)]
+
+
 async def stubs_alive(pid: int, expected: Counter[str], wait_s_max: float) -> bool:
     """Wait until at least the `expected` stubs are alive."""
     deadline = time.monotonic() + wait_s_max
@@ -237,6 +253,23 @@ async def stubs_alive(pid: int, expected: Counter[str], wait_s_max: float) -> bo
             return False
         await asyncio.sleep(0.05)
     return True
+
+
+def _remove_environment_folders() -> None:
+    """Remove the empty folder that each Triton makes for packed environments, and leaves behind.
+
+    Whose a folder is cannot be seen. It is nobody's if every living Triton is younger than it.
+    """
+    servers = [
+        process.info["create_time"]
+        for process in psutil.process_iter(["name", "create_time"])
+        if process.info["name"] == "tritonserver"
+    ]
+    for path in ENVIRONMENT_FOLDERS.glob("python_env_??????"):
+        with contextlib.suppress(OSError):  # not empty, or removed by somebody else meanwhile
+            found = path.lstat()
+            if found.st_uid == os.geteuid() and found.st_mtime < min(servers, default=time.time()):
+                path.rmdir()
 
 
 def _variables(environment: TritonEnvironment) -> dict[str, str]:

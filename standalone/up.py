@@ -18,9 +18,9 @@ from standalone.postgres import Postgres
 from standalone.program import Program
 from standalone.readiness import missing_parts
 from standalone.server import CannotStart, set_aside_if_large
-from standalone.state import Running, State, owned
+from standalone.state import Running, State, owned, writing
 from standalone.supervisor import Event, Supervisor, first_refusal
-from standalone.triton import Triton
+from standalone.triton import Triton, TritonNotHealed
 from telemetry.logs import configure_logs
 
 log = logging.getLogger(__name__)
@@ -81,6 +81,7 @@ async def _work(
     installation: Installation, supervisor: Supervisor, state: State, at_work: Work
 ) -> int:
     await supervisor.start()
+    await _require_loaded(installation)
     try:
         async with asyncio.TaskGroup() as group:
             watching = group.create_task(supervisor.watch())
@@ -98,8 +99,10 @@ async def _work(
 def _logged(state: State) -> Iterator[None]:
     """Keep the log of this process in the state folder: the terminal gets sentences instead."""
     path = state.folder("up") / "up.log"
-    set_aside_if_large(path)
-    with path.open("a", encoding="utf-8") as stream:
+    with writing(path):
+        set_aside_if_large(path)
+        opened = path.open("a", encoding="utf-8")
+    with opened as stream:
         configure_logs("up", stream=stream)
         try:
             yield
@@ -126,6 +129,18 @@ def _signals(working: "asyncio.Task[int]", supervisor: Supervisor) -> Iterator[N
     finally:
         for number in numbers:
             loop.remove_signal_handler(number)
+
+
+async def _require_loaded(installation: Installation) -> None:
+    """Say at once why a model cannot be served; `_ready` would wait for it in vain.
+
+    Raises:
+        CannotStart: with Triton's own reason.
+    """
+    with contextlib.suppress(TritonNotHealed):  # it has just ended: the supervisor's business
+        if refused := await installation.triton.unready_models():
+            reasons = "; ".join(f"{model}: {reason}" for model, reason in refused.items())
+            raise CannotStart(f"Triton cannot load {reasons}")
 
 
 async def _ready(installation: Installation) -> None:

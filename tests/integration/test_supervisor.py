@@ -268,6 +268,9 @@ class Mended:
 
     async def take_stock(self, pid: int) -> None: ...
 
+    async def alarm(self) -> None:
+        await asyncio.get_running_loop().create_future()
+
     async def ailment(self, pid: int) -> str:
         return "a part is dead" if self.file.exists() else ""
 
@@ -297,6 +300,9 @@ class Endless:
         self._ill = ill
 
     async def take_stock(self, pid: int) -> None: ...
+
+    async def alarm(self) -> None:
+        await asyncio.get_running_loop().create_future()
 
     async def ailment(self, pid: int) -> str:
         return "a part is dead" if self._ill.exists() else ""

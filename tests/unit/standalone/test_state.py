@@ -1,14 +1,16 @@
 """The state folder: one owner, secrets for nobody else, and where things listen."""
 
+import errno
 import fcntl
+import os
 import stat
-from os import getpid
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from standalone.server import CannotStart
-from standalone.state import Running, find_running, owned
+from standalone.state import Running, State, find_running, owned
 
 RUNNING = Running(
     pid=1,
@@ -24,7 +26,7 @@ RUNNING = Running(
 
 
 def test_a_second_owner_is_refused_naming_the_first(tmp_path: Path) -> None:
-    refusal = rf"already running on {tmp_path} \(process {getpid()}\)"
+    refusal = rf"already running on {tmp_path} \(process {os.getpid()}\)"
     with owned(tmp_path), pytest.raises(CannotStart, match=refusal), owned(tmp_path):
         pass
 
@@ -83,3 +85,26 @@ def test_a_folder_that_cannot_be_made_is_refused_with_the_reason(tmp_path: Path)
     (tmp_path / "file").touch()
     with pytest.raises(CannotStart, match="Not a directory"), owned(tmp_path / "file" / "state"):
         pass
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda state: state.secret("token"),
+        lambda state: state.folder("nats"),
+        lambda state: state.announce(RUNNING),
+    ],
+)
+def test_a_full_disk_is_told_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[State], object]
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with owned(tmp_path) as state:
+        monkeypatch.setattr(os, "fsync", full)
+        monkeypatch.setattr(Path, "mkdir", full)
+        monkeypatch.setattr(Path, "write_text", full)
+        with pytest.raises(CannotStart, match=f"cannot write {tmp_path}/.*: No space left"):
+            write(state)
+        monkeypatch.undo()
