@@ -25,7 +25,7 @@ TICKETS_MAX = 1000
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """A ticket in the queue. The last two are about a second old."""
+    """A ticket in the queue. The last two are as of the reader's question, or later."""
 
     ticket: Ticket
     sequence: int
@@ -48,8 +48,9 @@ class Lookup:
         Raises:
             QueueUnavailable: nobody can tell.
         """
+        since = asyncio.get_running_loop().time()
         stored = await self._messages.last_of(self._names.ticket_by_id(prediction_id))
-        return None if stored is None else await self._readable(stored)
+        return None if stored is None else await self._readable(stored, since)
 
     async def waiting(self, *, before_sequence: int | None, tickets_max: int) -> list[Queued]:
         """List tickets, newest first, from below `before_sequence` or from the newest.
@@ -60,6 +61,7 @@ class Lookup:
             QueueUnavailable: the stream cannot be read.
         """
         assert 1 <= tickets_max <= TICKETS_MAX
+        since = asyncio.get_running_loop().time()
         depth = await stream_depth(self._requests, self._names)
         newest = depth.last_sequence if before_sequence is None else before_sequence - 1
         newest = min(newest, depth.last_sequence)
@@ -69,7 +71,7 @@ class Lookup:
             oldest = max(depth.first_sequence, newest + 1 - min(READ_AT_ONCE, tickets_max))
             read = await self._read(newest, oldest)
             size += sum(len(stored.data) for stored in read)
-            found += [queued for stored in read if (queued := await self._readable(stored))]
+            found += [queued for stored in read if (queued := await self._readable(stored, since))]
             newest = oldest - 1
             if not read:
                 newest = await self._newest_up_to(newest, depth)
@@ -126,17 +128,17 @@ class Lookup:
         stored = await self._messages.any_replica(question)
         return stored.sequence if stored is not None and stored.sequence <= newest else 0
 
-    async def _readable(self, stored: Stored) -> Queued | None:
+    async def _readable(self, stored: Stored, since: float) -> Queued | None:
         try:
-            return await self._queued(stored)
+            return await self._queued(stored, since)
         except ValueError:
             # The intake logs and removes it; a reader only leaves it out.
             log.debug("ticket.unreadable", extra={"sequence": stored.sequence})
             return None
 
-    async def _queued(self, stored: Stored) -> Queued:
+    async def _queued(self, stored: Stored, since: float) -> Queued:
         ticket = Ticket.from_bytes(stored.data)
-        progress = await self._progress.of(ticket)
+        progress = await self._progress.of(ticket, stored.sequence, since=since)
         if progress is None:
             return Queued(ticket, stored.sequence, running=False, position=None)
         return Queued(

@@ -1,11 +1,12 @@
-"""How far each consumer has come, cached for about a second.
+"""How far each consumer has come: shared by all readers, and never older than their questions.
 
-Consumer info is a monitoring call: whatever the number of readers, each consumer is asked at most
-once a second, and by one question at a time.
+Another gateway may just have shown a prediction as running, so "waiting" is only said from an
+answer to a question asked since the reader came. What runs, runs for good. Consumer info is a
+monitoring call: whatever the number of readers, each consumer is asked 20 times a second at most.
 """
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -15,7 +16,7 @@ from contract.errors import QueueUnavailable
 from contract.prediction import Ticket
 from contract.queue import QueueNames
 
-FRESH_S = 1.0
+EVERY_S = 0.05  # what a reader waits for its answer at most, besides the answer itself
 ANSWER_TIMEOUT_S = 2.0
 
 
@@ -50,47 +51,62 @@ class _ConsumerInfo(msgspec.Struct, frozen=True):
     error: ApiError | None = None
 
 
+@dataclass(slots=True)
+class _Consumer:
+    """What is known of one consumer. They are few: models times three."""
+
+    asked_at: float = float("-inf")  # when the question was asked that `progress` answers
+    progress: Progress | None = None
+    next: "asyncio.Task[None] | None" = None  # will ask, and has not yet
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
 class ProgressCache:
-    """The progress of every consumer anybody asks about. Consumers are few: models times three."""
+    """The progress of every consumer anybody asks about."""
 
     def __init__(self, requests: Requests, names: QueueNames) -> None:
         self._requests = requests
         self._names = names
-        self._known: dict[str, tuple[float, Progress | None]] = {}
-        self._asking: dict[str, asyncio.Task[Progress | None]] = {}
+        self._consumers: dict[str, _Consumer] = {}
 
-    async def of(self, ticket: Ticket) -> Progress | None:
-        """The progress of the consumer that hands out `ticket`; None when it is not known."""
-        consumer = self._names.consumer(ticket.priority, ticket.model)
-        asked_at, progress = self._known.get(consumer, (float("-inf"), None))
-        if asyncio.get_running_loop().time() - asked_at < FRESH_S:
-            return progress
-        task = self._asking.get(consumer)
-        if task is None:
-            task = asyncio.create_task(self._ask(consumer), name="broker.progress")
-            self._asking[consumer] = task
-        return await asyncio.shield(task)  # a reader that goes away leaves it to the others
+    async def of(self, ticket: Ticket, sequence: int, *, since: float) -> Progress | None:
+        """The progress of the consumer that hands out `ticket`; None when it is not known.
 
-    async def _ask(self, consumer: str) -> Progress | None:
-        try:
-            progress = await self._answer(consumer)
-            self._known[consumer] = (asyncio.get_running_loop().time(), progress)
-        finally:
-            del self._asking[consumer]
-        return progress
+        Args:
+            sequence: the ticket's.
+            since: when the reader began to ask, by the loop's clock.
+        """
+        name = self._names.consumer(ticket.priority, ticket.model)
+        consumer = self._consumers.setdefault(name, _Consumer())
+        if consumer.progress is not None and consumer.progress.is_running(sequence):
+            return consumer.progress
+        while consumer.asked_at < since:
+            if consumer.next is None:
+                asking = self._ask(name, consumer)
+                consumer.next = asyncio.create_task(asking, name="broker.progress")
+            await asyncio.shield(consumer.next)  # a reader that goes away leaves it to the others
+        return consumer.progress
 
-    async def _answer(self, consumer: str) -> Progress | None:
+    async def _ask(self, name: str, consumer: _Consumer) -> None:
+        clock = asyncio.get_running_loop().time
+        async with consumer.turn:
+            await asyncio.sleep(max(0.0, consumer.asked_at + EVERY_S - clock()))
+            consumer.next = None  # who comes from now on came after the question
+            asked_at = clock()
+            consumer.progress = await self._answer(name, consumer.progress)
+            consumer.asked_at = asked_at
+
+    async def _answer(self, consumer: str, before: Progress | None) -> Progress | None:
         subject = f"$JS.API.CONSUMER.INFO.{self._names.stream}.{consumer}"
         try:
             answer = await self._requests.ask(subject, timeout_s=ANSWER_TIMEOUT_S)
         except QueueUnavailable:
             # The ticket itself was found: say what is known. What was handed out stays so.
-            return self._known.get(consumer, (0.0, None))[1]
+            return before
         info = _DECODER.decode(answer.data)
         if info.delivered is None:
             return None  # this model is not declared (any more)
         # A new leader of the consumer may not know of the last deliveries: what ran has run.
-        before = self._known.get(consumer, (0.0, None))[1]
         delivered = max(info.delivered.stream_seq, before.delivered if before else 0)
         return Progress(delivered, info.num_pending)
 

@@ -1,10 +1,10 @@
-import pytest
+import asyncio
+
 from hypothesis import given
 from hypothesis import strategies as st
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from broker import progress as progress_module
 from broker.connection import Connection
 from broker.progress import Progress, ProgressCache
 from broker.requests import NoAnswer, Requests
@@ -58,13 +58,62 @@ class AnswersOnce(Requests):
         return Msg(Client(), data=data)
 
 
-async def test_what_was_running_does_not_wait_again_when_nobody_can_say(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(progress_module, "FRESH_S", 0.0)
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def test_what_runs_is_not_asked_about_again() -> None:
     requests = AnswersOnce()
     cache = ProgressCache(requests, QueueNames())
-    ticket = a_ticket()
-    assert await cache.of(ticket) == Progress(10, 5)
-    assert await cache.of(ticket) == Progress(10, 5)
+    assert await cache.of(a_ticket(), 10, since=now()) == Progress(10, 5)
+    assert await cache.of(a_ticket(), 9, since=now()) == Progress(10, 5)
+    assert requests.asked == 1
+
+
+async def test_whoever_is_told_that_it_waits_is_told_what_held_when_they_asked() -> None:
+    requests = AnswersOnce()
+    cache = ProgressCache(requests, QueueNames())
+    began = now()
+    await cache.of(a_ticket(), 11, since=began)
+    await cache.of(a_ticket(), 11, since=began)  # another ticket of the same page
+    assert requests.asked == 1
+    await cache.of(a_ticket(), 11, since=now())
     assert requests.asked == 2
+
+
+async def test_readers_at_the_same_time_share_the_next_question() -> None:
+    requests = AnswersOnce()
+    cache = ProgressCache(requests, QueueNames())
+    await cache.of(a_ticket(), 11, since=now())
+    await asyncio.gather(*(cache.of(a_ticket(), 11, since=now()) for _ in range(50)))
+    assert requests.asked == 2
+
+
+async def test_what_was_running_does_not_wait_again_when_nobody_can_say() -> None:
+    cache = ProgressCache(AnswersOnce(), QueueNames())
+    assert await cache.of(a_ticket(), 11, since=now()) == Progress(10, 5)
+    assert await cache.of(a_ticket(), 11, since=now()) == Progress(10, 5)
+
+
+class Forgets(AnswersOnce):
+    """A new leader, which does not know of the last deliveries."""
+
+    async def ask(
+        self,
+        subject: str,
+        payload: bytes = b"",
+        *,
+        timeout_s: float,
+        headers: dict[str, str] | None = None,
+    ) -> Msg:
+        self.asked += 1
+        data = b'{"delivered": {"stream_seq": %d}, "num_pending": 5}' % (12 - 2 * self.asked)
+        return Msg(Client(), data=data)
+
+
+async def test_what_was_running_does_not_wait_again_under_another_leader() -> None:
+    cache = ProgressCache(Forgets(), QueueNames())
+    await cache.of(a_ticket(), 11, since=now())
+    again = await cache.of(a_ticket(), 11, since=now())
+    assert again is not None
+    assert again.is_running(10)
