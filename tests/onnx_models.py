@@ -63,6 +63,23 @@ def write_config(folder: Path, text: str, *, max_batch_size: int = 8, instances:
 CRASHES, HANGS, DEVOURS, RAISES, LOSES_ROWS = -(2**63), 10**13, -(10**9), 13, 17
 
 
+def _constant(name: str, *values: int) -> onnx.TensorProto:
+    return helper.make_tensor(name, TensorProto.INT64, [len(values)], values)
+
+
+def _node(kind: str, inputs: str, output: str, **options: Any) -> onnx.NodeProto:
+    return helper.make_node(kind, inputs.split(), [output], **options)
+
+
+def _largest_where(condition: str, amount: str, output: str) -> list[onnx.NodeProto]:
+    """The largest `amount` of the rows for which `condition` holds; 0 where it never does."""
+    return [
+        _node("Cast", condition, f"{output}_cast", to=TensorProto.INT64),
+        _node("Mul", f"{amount} {output}_cast", f"{output}_each"),
+        _node("ReduceMax", f"{output}_each", output, keepdims=0),
+    ]
+
+
 def write_poisonous(path: Path) -> None:
     """x int64[n, 1] -> y = -x; some values of x do what poisonous inputs do.
 
@@ -71,22 +88,8 @@ def write_poisonous(path: Path) -> None:
     out of the answer.
     """
 
-    def constant(name: str, *values: int) -> onnx.TensorProto:
-        return helper.make_tensor(name, TensorProto.INT64, [len(values)], values)
-
-    def node(kind: str, inputs: str, output: str, **options: Any) -> onnx.NodeProto:
-        return helper.make_node(kind, inputs.split(), [output], **options)
-
-    def where(condition: str, amount: str, output: str) -> list[onnx.NodeProto]:
-        """The largest `amount` of the rows for which `condition` holds; 0 where it never does."""
-        return [
-            node("Cast", condition, f"{output}_cast", to=TensorProto.INT64),
-            node("Mul", f"{amount} {output}_cast", f"{output}_each"),
-            node("ReduceMax", f"{output}_each", output, keepdims=0),
-        ]
-
     body = helper.make_graph(
-        [node("Identity", "go_on", "on"), node("Add", "before one_inside", "after")],
+        [_node("Identity", "go_on", "on"), _node("Add", "before one_inside", "after")],
         "body",
         [
             tensor("round", TensorProto.INT64, []),
@@ -94,31 +97,31 @@ def write_poisonous(path: Path) -> None:
             tensor("before", TensorProto.INT64, [1]),
         ],
         [tensor("on", TensorProto.BOOL, []), tensor("after", TensorProto.INT64, [1])],
-        [constant("one_inside", 1)],
+        [_constant("one_inside", 1)],
     )
     nodes = [
-        node("Div", "x minus_one", "quotient"),
-        node("Greater", "x many", "hangs"),
-        *where("hangs", "x", "rounds"),
-        node("Loop", "rounds true zero", "looped", body=body),
-        node("Neg", "x", "negative"),
-        node("Greater", "negative many", "devours"),
-        *where("devours", "negative", "bytes"),
-        node("Reshape", "bytes one", "size"),
-        node("ConstantOfShape", "size", "devoured"),
-        node("ReduceSum", "devoured", "nothing", keepdims=1),
-        node("Cast", "nothing", "zeros", to=TensorProto.INT64),
-        node("Equal", "x raises", "is_raising"),
-        *where("is_raising", "x", "place"),
-        node("Gather", "table place", "found"),
-        node("Mul", "looped zero", "loop_zero"),
-        node("Add", "quotient loop_zero", "a"),
-        node("Add", "a zeros", "b"),
-        node("Add", "b found", "c"),
-        node("Equal", "x loses", "is_losing"),
-        node("Not", "is_losing", "is_kept"),
-        node("Reshape", "is_kept minus_one", "kept"),
-        node("Compress", "c kept", "y", axis=0),
+        _node("Div", "x minus_one", "quotient"),
+        _node("Greater", "x many", "hangs"),
+        *_largest_where("hangs", "x", "rounds"),
+        _node("Loop", "rounds true zero", "looped", body=body),
+        _node("Neg", "x", "negative"),
+        _node("Greater", "negative many", "devours"),
+        *_largest_where("devours", "negative", "bytes"),
+        _node("Reshape", "bytes one", "size"),
+        _node("ConstantOfShape", "size", "devoured"),
+        _node("ReduceSum", "devoured", "nothing", keepdims=1),
+        _node("Cast", "nothing", "zeros", to=TensorProto.INT64),
+        _node("Equal", "x raises", "is_raising"),
+        *_largest_where("is_raising", "x", "place"),
+        _node("Gather", "table place", "found"),
+        _node("Mul", "looped zero", "loop_zero"),
+        _node("Add", "quotient loop_zero", "a"),
+        _node("Add", "a zeros", "b"),
+        _node("Add", "b found", "c"),
+        _node("Equal", "x loses", "is_losing"),
+        _node("Not", "is_losing", "is_kept"),
+        _node("Reshape", "is_kept minus_one", "kept"),
+        _node("Compress", "c kept", "y", axis=0),
     ]  # fmt: skip
     write_onnx(
         path,
@@ -126,13 +129,13 @@ def write_poisonous(path: Path) -> None:
         [tensor("x", TensorProto.INT64, ["n", 1])],
         [tensor("y", TensorProto.INT64, ["m", 1])],
         [
-            constant("many", 10**6),
-            constant("one", 1),
-            constant("minus_one", -1),
-            constant("zero", 0),
-            constant("table", 0),
-            constant("raises", RAISES),
-            constant("loses", LOSES_ROWS),
+            _constant("many", 10**6),
+            _constant("one", 1),
+            _constant("minus_one", -1),
+            _constant("zero", 0),
+            _constant("table", 0),
+            _constant("raises", RAISES),
+            _constant("loses", LOSES_ROWS),
             helper.make_tensor("true", TensorProto.BOOL, [], [True]),
         ],
     )
