@@ -133,6 +133,7 @@ def _limits(settings: DispatcherSettings) -> DispatcherLimits:
         ),
         calls_in_flight=settings.calls_in_flight,
         batch_rows_max=settings.batch_rows_max,
+        held_bytes_max=settings.held_bytes_max,
         drain_s_max=settings.drain_s_max,
     )
 

@@ -31,7 +31,6 @@ class Batch(Generic[T]):
 class _Waiting(Generic[T]):
     row: T
     arrival: int  # counts up over the whole batcher
-    alone: bool
 
 
 @dataclass(slots=True)
@@ -44,9 +43,6 @@ class _Class(Generic[T]):
 
     def oldest_lane(self) -> Lane:
         return min(self.lanes, key=lambda lane: self.lanes[lane][0].arrival)
-
-    def may_join(self, lane: Lane) -> bool:
-        return lane in self.lanes and not self.lanes[lane][0].alone
 
     def pop(self, lane: Lane) -> _Waiting[T]:
         waiting = self.lanes[lane]
@@ -84,12 +80,12 @@ class Batcher(Generic[T]):
     def __len__(self) -> int:
         return self._size
 
-    def add(self, row: T, lane: Lane, priority: Priority, *, alone: bool = False) -> None:
-        """Queue `row`. With `alone` it shares its batch with no other row."""
+    def add(self, row: T, lane: Lane, priority: Priority) -> None:
+        """Queue `row`."""
         chosen = self._classes[priority]
         if not chosen.lanes:
             chosen.spent = max(chosen.spent, self._spent)
-        waiting = _Waiting(row, self._arrivals, alone)
+        waiting = _Waiting(row, self._arrivals)
         chosen.lanes.setdefault(lane, deque()).append(waiting)
         self._arrivals += 1
         self._size += 1
@@ -102,10 +98,7 @@ class Batcher(Generic[T]):
         first_class = min(busy, key=_spent)
         self._spent = first_class.spent
         lane = first_class.oldest_lane()
-        first = first_class.pop(lane)
-        rows = [first.row]
-        if not first.alone:
-            rows += self._company(lane, busy)
+        rows = [first_class.pop(lane).row, *self._company(lane, busy)]
         self._size -= len(rows)
         return Batch(lane, tuple(rows))
 
@@ -113,7 +106,7 @@ class Batcher(Generic[T]):
         """Rows of `lane` for the rest of a batch."""
         rows: list[T] = []
         while len(rows) < self._rows_max - 1:
-            joining = [it for it in busy if it.may_join(lane)]
+            joining = [it for it in busy if lane in it.lanes]
             if not joining:
                 break
             rows.append(min(joining, key=_spent).pop(lane).row)

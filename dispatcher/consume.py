@@ -2,27 +2,41 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from broker import Delivery, Intake
+from broker import LEASE_EXTENDED_EVERY_S, Delivery, Intake
 from contract.catalog import Lane
 from contract.ids import PredictionId
 from contract.prediction import Priority
 from dispatcher.batching import Batch, Batcher
 from dispatcher.outages import Outage
+from dispatcher.turn import Turn
 
 log = logging.getLogger(__name__)
 
 RECORDINGS_MAX = 2  # batches that Triton has answered, and that are not settled yet
-ALONE_FROM_ATTEMPT = 3  # twice unlucky may be the cause: no neighbours from then on
 
 
 class RunBatch(Protocol):
-    """`Executor.run`: calls `inferred` once Triton is free for the next batch."""
+    """`Executor.run`: calls `inferred` once Triton is free for the next batch, and returns those
+    that must run alone, in their turn.
+    """
 
-    async def __call__(self, batch: Batch[Delivery], inferred: Callable[[], None]) -> None: ...
+    async def __call__(
+        self, batch: Batch[Delivery], inferred: Callable[[], None], turn: Turn | None = None
+    ) -> list[Delivery]: ...
+
+
+@dataclass(slots=True)
+class _Held:
+    """A delivery, and when its lease began or was last extended, by the loop's clock."""
+
+    delivery: Delivery
+    leased_at: float
 
 
 class Consumer:
@@ -35,6 +49,9 @@ class Consumer:
 
     While a part is away nothing new is taken, and as nothing is settled either, the intakes fill up
     and fetch no more: memory is bounded by their room, not by the backlog.
+
+    Suspects are no batcher's business: they run beside the batches, one at a time in the whole
+    dispatcher, and take no place from those that have done nothing.
     """
 
     def __init__(
@@ -46,6 +63,7 @@ class Consumer:
         *,
         batches_max: int,
         outages: Sequence[Outage],
+        turn: Turn,
     ) -> None:
         self._model = model
         self._intakes = intakes
@@ -56,7 +74,11 @@ class Consumer:
         self._outages = outages
         for outage in outages:
             outage.when_changed(self._wake)
-        self._held: dict[PredictionId, Delivery] = {}
+        self._turn = turn
+        self._suspects: deque[Delivery] = deque()
+        self._suspect_runs = False  # or waits for its turn
+        self._clock = asyncio.get_running_loop().time
+        self._held: dict[PredictionId, _Held] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._stopping = False
         self._woken = asyncio.Event()
@@ -91,9 +113,23 @@ class Consumer:
         self._stopping = True
         self._wake()
 
+    @property
+    def foreign(self) -> int:
+        """Messages removed from the queue that were nobody's predictions."""
+        return sum(intake.foreign for intake in self._intakes.values())
+
     async def extend_leases(self) -> None:
-        for delivery in list(self._held.values()):
-            await delivery.extend_lease()
+        """Extend those that have not been for a while. To be called more often than that."""
+        for held in list(self._held.values()):
+            if self._clock() - held.leased_at >= LEASE_EXTENDED_EVERY_S:
+                held.leased_at = self._clock()
+                await held.delivery.extend_lease()
+
+    def withdraw(self, ids: Iterable[PredictionId]) -> None:
+        """Do not begin any of these any more: they have ended."""
+        for each in ids:
+            if held := self._held.get(each):
+                held.delivery.withdrawn = True
 
     def _arrived(self, delivery: Delivery) -> None:
         ticket = delivery.ticket
@@ -102,13 +138,8 @@ class Consumer:
             # removes the ticket just as well.
             self._intakes[ticket.priority].release(delivery)
             return
-        self._held[ticket.id] = delivery
-        self._batcher.add(
-            delivery,
-            Lane(ticket.model, ticket.version),
-            ticket.priority,
-            alone=delivery.attempt >= ALONE_FROM_ATTEMPT,
-        )
+        self._held[ticket.id] = _Held(delivery, self._clock())
+        self._batcher.add(delivery, _lane(delivery), ticket.priority)
         self._wake()
 
     async def _begin_batches(
@@ -118,10 +149,16 @@ class Consumer:
             self._woken.clear()
             while self._may_begin and (batch := self._batcher.take()) is not None:
                 self._places -= 1
-                task = batches.create_task(self._run(batch))
-                self._running.add(task)
-                task.add_done_callback(self._is_done)
+                self._start(batches, self._run(batch))
+            if self._suspects and not self._suspect_runs and not self._is_paused:
+                self._suspect_runs = True
+                self._start(batches, self._run_suspect(self._suspects.popleft()))
             await self._woken.wait()
+
+    def _start(self, batches: asyncio.TaskGroup, work: Coroutine[Any, Any, None]) -> None:
+        task = batches.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._is_done)
 
     @property
     def _may_begin(self) -> bool:
@@ -132,10 +169,22 @@ class Consumer:
         return any(outage.reason for outage in self._outages)
 
     async def _run(self, batch: Batch[Delivery]) -> None:
-        await self._run_batch(batch, self._place_is_free)
+        suspects = await self._run_batch(batch, self._place_is_free)
+        self._suspects.extend(suspects)
         for delivery in batch.rows:
-            del self._held[delivery.ticket.id]
-            self._intakes[delivery.ticket.priority].release(delivery)
+            if delivery not in suspects:
+                self._release(delivery)
+
+    async def _run_suspect(self, delivery: Delivery) -> None:
+        async with self._turn.taken():
+            batch = Batch(_lane(delivery), (delivery,))
+            await self._run_batch(batch, lambda: None, self._turn)
+        self._release(delivery)
+        self._suspect_runs = False
+
+    def _release(self, delivery: Delivery) -> None:
+        del self._held[delivery.ticket.id]
+        self._intakes[delivery.ticket.priority].release(delivery)
 
     def _is_done(self, task: "asyncio.Task[None]") -> None:
         self._running.discard(task)
@@ -151,6 +200,10 @@ class Consumer:
     async def _give_back(self) -> None:
         if self._held:
             log.info("tickets.given_back", extra={"model": self._model, "tickets": self.held})
-        for delivery in self._held.values():
-            await delivery.give_back()
+        for held in self._held.values():
+            await held.delivery.give_back()
         self._held.clear()
+
+
+def _lane(delivery: Delivery) -> Lane:
+    return Lane(delivery.ticket.model, delivery.ticket.version)

@@ -1,4 +1,4 @@
-"""The order of effects: look up, encode, infer, decode, keep, record, announce, ack. Only here.
+"""The order of effects: look up, begin, encode, infer, keep, record, announce, ack. Only here.
 
 The outcome is in the ledger before its ticket leaves the queue, so a crash between any two steps
 repeats work and loses none. The ledger keeps the first outcome of a prediction, so a repeat
@@ -7,9 +7,11 @@ changes nothing; and only the outcome it kept is announced.
 
 import asyncio
 import logging
+import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -19,16 +21,19 @@ import msgspec
 from blobs import Blobs
 from broker import Broker, Delivery
 from contract.catalog import Lane, Model
-from contract.errors import InferenceError, InvalidInput, UnknownModel
+from contract.errors import InferenceError, InvalidInput, ServiceError, UnknownModel
 from contract.ids import PredictionId
 from contract.prediction import Failure, Outcome, Prediction, Priority, Status
+from dispatcher.attempts import Attempts
 from dispatcher.batching import Batch
 from dispatcher.encode import Encoder
 from dispatcher.health import ModelHealth
 from dispatcher.infer import Inference, Outputs
 from dispatcher.outages import Outage
 from dispatcher.outputs import failure_of, output_json
+from dispatcher.retries import Waiting, retry_in_s
 from dispatcher.row import Row
+from dispatcher.turn import Turn
 from inference import Triton
 from ledger import Ledger, Unrecordable
 from tasks.base import Task
@@ -38,6 +43,7 @@ log = logging.getLogger(__name__)
 
 KeepInputs = Literal["all", "failed", "none"]
 
+_OVERDUE = Failure("deadline_exceeded", "its deadline had passed before it could be run")
 _UNRECORDABLE = Failure(Unrecordable.code, "the prediction ended, but cannot be recorded as it is")
 
 
@@ -77,70 +83,104 @@ class Executor:
         self._inference = Inference(model, parts.triton, health, timeout_s=limits.infer_timeout_s)
         self._parts = parts
         self._limits = limits
+        self._attempts = Attempts(parts.ledger, parts.ledger_outage, limits.attempts_max)
+        self._waiting = Waiting()
         self._meters = _Meters(model.name)
 
-    async def run(self, batch: Batch[Delivery], inferred: Callable[[], None]) -> None:
+    async def run(
+        self, batch: Batch[Delivery], inferred: Callable[[], None], turn: Turn | None = None
+    ) -> list[Delivery]:
         """Bring every row of `batch` to its outcome, and its ticket out of the queue.
 
         `inferred` is called once Triton is no longer needed, so that the next batch may begin.
+
+        Returns:
+            The suspects, untouched: each must be run in a batch of its own, and in its `turn`.
         """
-        parts = self._parts
-        began_at_ms = parts.now_ms()
+        began_at_ms = self._parts.now_ms()
         rows = [Row(delivery, delivery.ticket, began_at_ms) for delivery in batch.rows]
+        suspects: list[Row] = []
         try:
-            rows = await self._without_ended(rows)
-            self._refuse(rows)
+            rows, suspects = await self._looked_up(rows, alone=turn is not None)
+            self._refuse(_open(rows))
+            await self._attempts.begin(_open(rows), began_at_ms)
             await self._encode(_open(rows))
-            await self._infer(batch.lane, _open(rows))
+            await self._infer(batch.lane, _open(rows), turn)
         finally:
             inferred()
-        await self._keep_inputs(rows)
-        recorded = await self._record(rows)
-        await parts.broker.announce(recorded)
+        await self._attempts.count_failed(rows)
+        ended = [row for row in rows if row.outcome is not None]
+        await self._keep_inputs(ended)
+        recorded = await self._record(ended)
+        await self._parts.broker.announce(recorded)
         for row in rows:
-            await row.delivery.ack()
+            await self._settle(row)
         self._meters.count(rows, recorded)
+        return [row.delivery for row in suspects]
 
-    async def _without_ended(self, rows: list[Row]) -> list[Row]:
-        """Ack the redelivered rows that have ended already, and return the others."""
-        redelivered = [row.id for row in rows if row.delivery.attempt > 1]
+    async def _looked_up(self, rows: list[Row], *, alone: bool) -> tuple[list[Row], list[Row]]:
+        """Ack the redelivered rows that have ended already. Of the others, set those apart that
+        were begun before: somebody may have died of them.
+        """
+        redelivered = [row for row in rows if row.is_redelivered]
         if not redelivered:
-            return rows
-        self._meters.redelivered.inc(len(redelivered))
+            return rows, []
+        if not alone:  # or the suspects would be counted twice
+            self._meters.redelivered.inc(len(redelivered))
         ended = await self._parts.ledger_outage.ride_out(
-            partial(self._parts.ledger.ended, redelivered)
+            partial(self._parts.ledger.ended, [row.id for row in redelivered])
         )
+        await self._attempts.learn(redelivered)
         for row in rows:
             if row.id in ended:
                 await row.delivery.ack()
-        return [row for row in rows if row.id not in ended]
+        left = [row for row in rows if row.id not in ended]
+        if alone:
+            return left, []
+        return [row for row in left if not row.begun], [row for row in left if row.begun]
 
     def _refuse(self, rows: Iterable[Row]) -> None:
-        """End what is not to be run: a version that is gone, attempts that never came to an end."""
+        """End what cannot be run: a ticket that says nothing, a version that is gone."""
         for row in rows:
-            if row.delivery.attempt > self._limits.attempts_max:
-                message = f"given up: {self._limits.attempts_max} attempts came to no end"
-                row.fail(Failure("attempts_exhausted", message), self._parts.now_ms())
-                log.error("prediction.exhausted", extra={"prediction": row.id})
+            if row.delivery.unreadable:
+                message = f"the ticket cannot be read: {row.delivery.unreadable}"
+                row.fail(Failure("unreadable_ticket", message), self._parts.now_ms())
             elif row.ticket.version not in self._model.versions:
                 message = f"model {self._model.name} is not served in version {row.ticket.version}"
                 row.fail(Failure(UnknownModel.code, message), self._parts.now_ms())
+            else:
+                self._is_wanted(row)
+
+    def _is_wanted(self, row: Row) -> bool:
+        """Whether to run it, asked whenever it is about to be; ends it where its time is over."""
+        if row.is_open and row.is_overdue(self._parts.now_ms()):
+            row.fail(_OVERDUE, self._parts.now_ms())
+            self._meters.overdue.inc()
+        return row.is_open
 
     async def _encode(self, rows: Sequence[Row]) -> None:
         tickets = [row.ticket for row in rows]
         encoded = await self._parts.encoder.encode(self._task, self._model, tickets)
         for row, result in zip(rows, encoded, strict=True):
             if isinstance(result, InvalidInput):
-                row.fail(failure_of(result), self._parts.now_ms())
+                self._fail(row, result)
             else:
                 row.tensors = result
 
-    async def _infer(self, lane: Lane, rows: Sequence[Row]) -> None:
-        answers = await self._inference.run(lane, [row.tensors for row in rows])
+    async def _infer(self, lane: Lane, rows: Sequence[Row], turn: Turn | None) -> None:
+        answers = await self._inference.run(
+            lane,
+            [row.tensors for row in rows],
+            wanted=lambda number: self._is_wanted(rows[number]),
+            aside=turn.aside if turn else nullcontext,
+        )
         for row, answer in zip(rows, answers, strict=True):
-            row.tensors, row.compute_ms = {}, answer.compute_ms
+            row.tensors = {}
+            if answer is None:  # not wanted any more
+                continue
+            row.compute_ms = answer.compute_ms
             if isinstance(answer.outputs, InferenceError):
-                row.fail(failure_of(answer.outputs), self._parts.now_ms())
+                self._fail(row, answer.outputs)
             else:
                 self._decode(row, answer.outputs)
 
@@ -148,9 +188,25 @@ class Executor:
         try:
             output = output_json(self._task.decode(self._model, row.ticket, outputs))
         except InferenceError as error:
-            row.fail(failure_of(error), self._parts.now_ms())
+            self._fail(row, error)
         else:
             row.succeed(output, self._parts.now_ms())
+
+    def _fail(self, row: Row, error: ServiceError) -> None:
+        """End the row, or have it tried again."""
+        now_s = asyncio.get_running_loop().time()
+        row.retry_in_s = retry_in_s(
+            error,
+            runs=row.runs,
+            attempts_max=self._limits.attempts_max,
+            waiting=self._waiting.count(now_s),
+            jitter=random.random(),  # noqa: S311 - spreads load
+        )
+        if row.retry_in_s is None:
+            row.fail(failure_of(error), self._parts.now_ms())
+            return
+        self._waiting.add(now_s + row.retry_in_s)
+        self._meters.retried(error)
 
     async def _keep_inputs(self, rows: Iterable[Row]) -> None:
         """Put the files that came inside their tickets where readers find them afterwards."""
@@ -186,6 +242,17 @@ class Executor:
         self._meters.record_seconds.observe(time.perf_counter() - began_s)
         return [row.outcome for row in rows if row.outcome is not None and row.id in inserted]
 
+    async def _settle(self, row: Row) -> None:
+        """Take the ticket out of the queue, or give it back for the next try.
+
+        Lost or not, it changes nothing: a ticket that comes back finds its outcome or its count.
+        """
+        if row.retry_in_s is None:
+            assert row.outcome is not None or row.delivery.withdrawn
+            await row.delivery.ack()
+        else:
+            await row.delivery.give_back(row.retry_in_s)
+
     def _make_recordable(self, row: Row) -> None:
         """Leave out what the ledger may have refused: first how it ended, then the input."""
         if row.outcome is not None and row.outcome.error == _UNRECORDABLE:
@@ -200,6 +267,9 @@ class _Meters:
     def __init__(self, model: str) -> None:
         self.record_seconds = metrics.RECORD_SECONDS
         self.redelivered = metrics.REDELIVERED.labels(model)
+        self.overdue = metrics.OVERDUE.labels(model)
+        self._model = model
+        self._withdrawn = metrics.DROPPED.labels(model)
         self._ended = {status: metrics.ENDED.labels(model, status.value) for status in Status}
         self._queue_seconds = {
             priority: metrics.QUEUE_SECONDS.labels(model, priority.value) for priority in Priority
@@ -212,10 +282,15 @@ class _Meters:
             if row.outcome is not None:
                 seconds = row.outcome.queue_ms / 1000
                 self._queue_seconds[row.ticket.priority].observe(seconds)
+            elif row.retry_in_s is None:
+                self._withdrawn.inc()
+
+    def retried(self, error: ServiceError) -> None:
+        metrics.RETRIES.labels(self._model, error.code).inc()
 
 
 def _open(rows: Iterable[Row]) -> list[Row]:
-    return [row for row in rows if row.outcome is None]
+    return [row for row in rows if row.is_open]
 
 
 def _has_failed(row: Row) -> bool:

@@ -17,7 +17,7 @@ from telemetry import metrics
 log = logging.getLogger(__name__)
 
 CHECK_S_FIRST = 0.1  # pause between two checks while the model is away
-CHECK_S_MAX = 1.0
+CHECK_S_MAX = 0.5
 
 
 class ModelHealth:

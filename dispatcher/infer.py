@@ -1,13 +1,14 @@
 """From tensors to answers: one Triton request for as many rows as may share it.
 
-A row that a model refuses, or dies of, ends alone; while the model is away its rows wait. Knows
-nothing of tickets, tasks or the ledger.
+A row that a model refuses, or dies of, ends alone; while the model is away its rows wait, unless
+they are not wanted any more. Knows nothing of tickets, tasks or the ledger.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from contract.catalog import Lane, Model
 from contract.errors import BatchFailed, InferenceError, ModelUnavailable
 from dispatcher.health import ModelHealth
-from inference import Triton
+from inference import Overran, Triton
 from tasks.base import Tensors
 from telemetry import metrics
 
@@ -29,12 +30,26 @@ DOWNFALLS_MAX = 4
 Outputs = Mapping[str, NDArray[Any]]
 
 
+class BroughtDown(BatchFailed):
+    """The model went away each time it was given this input."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What became of one row."""
 
     outputs: Outputs | InferenceError  # its arrays, without the batch dimension
     compute_ms: float  # of the Triton request that carried it
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Rows of one lane, on their way to the model."""
+
+    lane: Lane
+    rows: Sequence[Tensors]
+    wanted: Callable[[int], bool]
+    aside: Callable[[], AbstractAsyncContextManager[None]]
 
 
 class Inference:
@@ -48,77 +63,124 @@ class Inference:
         self._health = health
         self._timeout_s = timeout_s
         self._output_names = tuple(tensor.name for tensor in model.outputs)
-        self._suspects = asyncio.Lock()
+        self._one_at_a_time = asyncio.Lock()
         self._compute_seconds = metrics.COMPUTE_SECONDS.labels(model.name)
         self._batch_rows = metrics.BATCH_ROWS.labels(model.name)
 
-    async def run(self, lane: Lane, rows: Sequence[Tensors]) -> list[Answer]:
+    async def run(
+        self,
+        lane: Lane,
+        rows: Sequence[Tensors],
+        *,
+        wanted: Callable[[int], bool] = lambda _: True,
+        aside: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
+    ) -> list[Answer | None]:
         """Answer each row, in order. Waits while the model is away, however long that is.
 
         Args:
             rows: at most `max_batch_size`, without the batch dimension. Rows whose shapes differ
                 go in different requests.
+            wanted: asked of each row, by its number, right before a request would carry it. A row
+                that is not wanted then has no answer.
+            aside: entered while the model is away.
         """
+        asked = _Asked(lane, rows, wanted, aside)
         answers: dict[int, Answer] = {}
         for numbers in _grouped_by_shape(rows):
-            alike = [rows[number] for number in numbers]
-            answers.update(zip(numbers, await self._run_alike(lane, alike), strict=True))
-        return [answers[number] for number in range(len(rows))]
+            answers |= await self._run_alike(asked, numbers)
+        return [answers.get(number) for number in range(len(rows))]
 
-    async def _run_alike(self, lane: Lane, rows: Sequence[Tensors]) -> list[Answer]:
+    async def _run_alike(self, asked: _Asked, numbers: Sequence[int]) -> dict[int, Answer]:
         began_s = time.perf_counter()
         try:
-            return await self._answers(lane, rows)
+            return await self._answers(asked, numbers, hurried=len(numbers) > 1)
         except InferenceError as error:
-            if len(rows) == 1:
-                return [Answer(error, _ms_since(began_s))]
+            if len(numbers) == 1:
+                return {numbers[0]: Answer(error, _ms_since(began_s))}
+            if isinstance(error, Overran):
+                return await self._each_alone(asked, numbers)
             # One bad row must not fail its neighbours: halve until it stands alone.
-            log.warning("batch.halved", extra={"rows": len(rows), "reason": str(error)})
-        middle = len(rows) // 2
-        first = await self._run_alike(lane, rows[:middle])
-        return first + await self._run_alike(lane, rows[middle:])
+            log.warning("batch.halved", extra={"rows": len(numbers), "reason": str(error)})
+        middle = len(numbers) // 2
+        first = await self._run_alike(asked, numbers[:middle])
+        return first | await self._run_alike(asked, numbers[middle:])
 
-    async def _answers(self, lane: Lane, rows: Sequence[Tensors]) -> list[Answer]:
+    async def _each_alone(self, asked: _Asked, numbers: Sequence[int]) -> dict[int, Answer]:
+        """Ask for one row at a time; those that are slow last, with all the time there is.
+
+        Halving would cost a whole execution's time at each step, and the neighbours of a row that
+        hangs would wait for all of it.
+        """
+        log.warning("batch.taken_apart", extra={"rows": len(numbers)})
+        answers: dict[int, Answer] = {}
+        slow = []
+        for number in numbers:
+            try:
+                answers |= await self._answers(asked, [number], hurried=True)
+            except Overran:
+                slow.append(number)
+            except InferenceError as error:
+                answers[number] = Answer(error, 0.0)
+        for number in slow:
+            answers |= await self._run_alike(asked, [number])
+        return answers
+
+    async def _answers(
+        self, asked: _Asked, numbers: Sequence[int], *, hurried: bool
+    ) -> dict[int, Answer]:
         """One request, repeated for as long as the model is away.
+
+        Args:
+            hurried: rather fail with `Overran` than take far longer than usual.
 
         Raises:
             ModelRejected, BatchFailed: Triton is up, and these rows are not for it.
         """
         try:
-            return await self._request(lane, rows)
+            return await self._request(asked, numbers, hurried=hurried)
         except ModelUnavailable as error:
-            await self._health.recover(error)
+            await self._recovered(asked, error)
         # These rows may be what brought the model down, and so may those of other batches in
         # flight. One of those batches at a time, or the innocent ones would look as guilty.
-        async with self._suspects:
+        async with self._one_at_a_time:
             for _ in range(DOWNFALLS_MAX - 1):
                 try:
-                    return await self._request(lane, rows)
+                    return await self._request(asked, numbers, hurried=hurried)
                 except ModelUnavailable as error:
-                    await self._health.recover(error)
-        raise BatchFailed("the model went down each time it was given this input")
+                    await self._recovered(asked, error)
+        raise BroughtDown("the model went down each time it was given this input")
 
-    async def _request(self, lane: Lane, rows: Sequence[Tensors]) -> list[Answer]:
+    async def _recovered(self, asked: _Asked, error: ModelUnavailable) -> None:
+        async with asked.aside():
+            await self._health.recover(error)
+
+    async def _request(
+        self, asked: _Asked, numbers: Sequence[int], *, hurried: bool
+    ) -> dict[int, Answer]:
+        numbers = [number for number in numbers if asked.wanted(number)]
+        if not numbers:
+            return {}
+        rows = [asked.rows[number] for number in numbers]
         batches = self._model.max_batch_size > 0
         inputs = _stacked(rows) if batches else rows[0]
         began_s = time.perf_counter()
         outputs = await self._triton.infer(
-            lane, inputs, self._output_names, timeout_s=self._timeout_s
+            asked.lane, inputs, self._output_names, timeout_s=self._timeout_s, hurried=hurried
         )
         compute_ms = _ms_since(began_s)
         self._compute_seconds.observe(compute_ms / 1000)
         self._batch_rows.observe(len(rows))
         if not batches:
-            return [Answer(outputs, compute_ms)]
+            return {numbers[0]: Answer(outputs, compute_ms)}
         for name, array in outputs.items():
             # Fewer or more rows than asked for would mix predictions up.
             if array.shape[:1] != (len(rows),):
                 shape = list(array.shape)
                 raise BatchFailed(f"the model answered {len(rows)} rows with {name} {shape}")
-        return [
-            Answer({name: array[number] for name, array in outputs.items()}, compute_ms)
-            for number in range(len(rows))
-        ]
+        return {
+            number: Answer({name: array[place] for name, array in outputs.items()}, compute_ms)
+            for place, number in enumerate(numbers)
+        }
 
 
 def _grouped_by_shape(rows: Sequence[Tensors]) -> list[list[int]]:

@@ -13,7 +13,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 RETRY_S_FIRST = 0.1
-RETRY_S_MAX = 2.0
+RETRY_S_MAX = 0.5  # work resumes so much later than the part is back, at the most
 
 
 class Outage:

@@ -15,11 +15,13 @@ import msgspec
 from broker import LEASE_EXTENDED_EVERY_S
 from contract.announcements import DispatcherStatus
 from contract.catalog import Catalog, Model
+from contract.ids import PredictionId
 from contract.prediction import Priority
 from dispatcher.batching import Batcher
 from dispatcher.consume import RECORDINGS_MAX, Consumer
 from dispatcher.execute import ExecutionLimits, Executor, Parts
 from dispatcher.health import ModelHealth
+from dispatcher.turn import Turn
 from tasks.registry import task
 from telemetry import metrics
 
@@ -37,6 +39,7 @@ class DispatcherLimits:
     execution: ExecutionLimits
     calls_in_flight: int = 2  # per instance of a model
     batch_rows_max: int = 1024
+    held_bytes_max: int = 256 * 1024 * 1024  # of all models' tickets
     drain_s_max: float = 10.0
 
 
@@ -49,6 +52,9 @@ class Dispatcher:
         self._name = name
         self._parts = parts
         self._limits = limits
+        self._turn = Turn()
+        # Each intake has its share for itself: none can keep the others from taking anything.
+        self._intake_bytes_max = limits.held_bytes_max // (len(Priority) * max(1, len(catalog)))
         self._served = [self._serving(model, repository) for model in catalog]
         self._changed = asyncio.Event()  # somebody has gone away or is back: tell it at once
         for outage in (parts.ledger_outage, *(served.health.outage for served in self._served)):
@@ -61,6 +67,7 @@ class Dispatcher:
         Raises:
             SchemaTooNew: the ledger belongs to a newer release.
         """
+        await self._parts.broker.subscribe_withdrawals(self._withdraw)
         async with asyncio.TaskGroup() as tasks:
             background = [tasks.create_task(self._tell_status())]
             if await _unless(stop, self._parts.ledger_outage.ride_out(self._parts.ledger.migrate)):
@@ -77,6 +84,10 @@ class Dispatcher:
         facts = msgspec.to_builtins(self._status())
         facts["queue"] = "" if self._parts.broker.is_connected else "NATS is not connected"
         return silent_s < STUCK_AFTER_S, facts
+
+    def _withdraw(self, ids: list[PredictionId]) -> None:
+        for served in self._served:
+            served.consumer.withdraw(ids)
 
     async def _serve_all(self, stop: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -104,11 +115,18 @@ class Dispatcher:
         room = 2 * rows_max * (batches_max + RECORDINGS_MAX + 1)
         consumer = Consumer(
             model.name,
-            {each: parts.broker.intake(each, model.name, room=room) for each in Priority},
+            {
+                each: parts.broker.intake(
+                    each, model.name, room=room, bytes_max=self._intake_bytes_max
+                )
+                for each in Priority
+            },
             Batcher(rows_max),
             executor.run,
             batches_max=batches_max,
-            outages=(health.outage, parts.ledger_outage, parts.blobs_outage),
+            # Not the blobs: what needs one waits for it, and its model in the end; others go on.
+            outages=(health.outage, parts.ledger_outage),
+            turn=self._turn,
         )
         return _Served(model.name, health, consumer, batches_max)
 
@@ -125,6 +143,7 @@ class Dispatcher:
             self._told_at_s = time.monotonic()
             for served in self._served:
                 metrics.HELD.labels(served.name).set(served.consumer.held)
+                metrics.FOREIGN.labels(served.name).set(served.consumer.foreign)
             self._changed.clear()
             await self._parts.broker.tell_status(self._status())
             with suppress(TimeoutError):
@@ -133,7 +152,7 @@ class Dispatcher:
 
     async def _extend_leases(self) -> None:
         while True:
-            await asyncio.sleep(LEASE_EXTENDED_EVERY_S)
+            await asyncio.sleep(LEASE_EXTENDED_EVERY_S / 2)  # so that none is much overdue
             for served in self._served:
                 await served.consumer.extend_leases()
 

@@ -43,9 +43,15 @@ class DispatcherSettings(ProcessSettings):
         1024, ge=1,
         description="Rows in one Triton request; the model's own max_batch_size is a bound too.",
     )  # fmt: skip
+    held_bytes_max: int = Field(
+        256 * 1024 * 1024, ge=0,
+        description="Bytes of all tickets held at once, in equal shares for each model and "
+        "priority; a share is never less than one ticket, 2 MiB.",
+    )  # fmt: skip
     attempts_max: int = Field(
-        5, ge=2, le=50,  # JetStream parks a ticket after 100: it would never end
-        description="Deliveries after which a prediction is given up, unrun, as failed.",
+        5, ge=1, le=50,  # each one that kills its dispatcher costs the others a lease and a start
+        description="Runs after which a prediction that never ended, or whose model failed each "
+        "time, is given up as failed.",
     )  # fmt: skip
     infer_timeout_s: float = Field(30.0, gt=0, le=3600, description="Of one Triton request.")
     keep_inputs: Literal["all", "failed", "none"] = Field(

@@ -113,7 +113,8 @@ async def house(
     await broker.declare(MODELS)
     repository, address = picky
     house = House(nats_server, namespace, ledger_dsn, address, tmp_path, broker, ledger)
-    return replace(house, repository=repository, models=MODELS)
+    house = replace(house, repository=repository, models=MODELS)
+    return house.with_limits(execution=replace(house.limits.execution, attempts_max=2))
 
 
 def results(outcomes: list[Outcome]) -> list[object]:

@@ -12,11 +12,10 @@ from dispatcher.batching import SHARES, Batch, Batcher
 LANES = [Lane("m", 1), Lane("m", 2)]
 HIGH, NORMAL, LOW = Priority.HIGH, Priority.NORMAL, Priority.LOW
 
-# An arrival (lane, priority, alone), or None: a call has room, take a batch.
-Step = tuple[Lane, Priority, bool] | None
+# An arrival (lane, priority), or None: a call has room, take a batch.
+Step = tuple[Lane, Priority] | None
 steps = st.lists(
-    st.none() | st.tuples(st.sampled_from(LANES), st.sampled_from(Priority), st.booleans()),
-    max_size=80,
+    st.none() | st.tuples(st.sampled_from(LANES), st.sampled_from(Priority)), max_size=80
 )
 
 
@@ -26,8 +25,7 @@ def played(script: list[Step], rows_max: int) -> list[Batch[int]]:
     batches = []
     for number, step in enumerate(script):
         if step is not None:
-            lane, priority, alone = step
-            batcher.add(number, lane, priority, alone=alone)
+            batcher.add(number, *step)
         elif (batch := batcher.take()) is not None:
             batches.append(batch)
     while (batch := batcher.take()) is not None:
@@ -56,13 +54,6 @@ def test_a_batch_is_of_one_lane_and_within_its_bound(script: list[Step], rows_ma
     for batch in played(script, rows_max):
         assert 1 <= len(batch.rows) <= rows_max
         assert {it[0] for n in batch.rows if (it := script[n])} == {batch.lane}
-
-
-@given(steps, st.integers(1, 7))
-def test_a_row_that_must_run_alone_runs_alone(script: list[Step], rows_max: int) -> None:
-    for batch in played(script, rows_max):
-        if any(it[2] for n in batch.rows if (it := script[n])):
-            assert len(batch.rows) == 1
 
 
 @given(st.integers(1, 20), st.integers(1, 64))

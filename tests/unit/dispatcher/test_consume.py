@@ -6,11 +6,13 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from broker import Delivery, Intake
+from broker import LEASE_EXTENDED_EVERY_S, Delivery, Intake
+from contract.ids import PredictionId
 from contract.prediction import Priority, Ticket
 from dispatcher.batching import Batch, Batcher
 from dispatcher.consume import RECORDINGS_MAX, Consumer
 from dispatcher.outages import Outage
+from dispatcher.turn import Turn
 from tests.tickets import fresh_id
 
 PLACES = 2
@@ -23,6 +25,7 @@ class PlayedDelivery(Delivery):
 
     def __init__(self, ticket: Ticket, attempt: int) -> None:
         self.ticket, self.attempt, self.sequence = ticket, attempt, 1
+        self.withdrawn = False
         self.given_back = 0
         self.extended = 0
 
@@ -69,9 +72,12 @@ class Stage:
         self.may_infer = asyncio.Semaphore(0)
         self.may_settle = asyncio.Semaphore(0)
         self.error: Exception | None = None
+        self.suspects: set[PredictionId] = set()
+        self.alone: list[PredictionId] = []  # run in their turn
+        self.turn = Turn()
         self.consumer = Consumer(
             "m", self.intakes, Batcher(rows_max), self._run,
-            batches_max=PLACES, outages=(self.outage,),
+            batches_max=PLACES, outages=(self.outage,), turn=self.turn,
         )  # fmt: skip
 
     @property
@@ -82,13 +88,21 @@ class Stage:
     def sizes(self) -> list[int]:
         return [len(batch.rows) for batch in self.batches]
 
-    async def _run(self, batch: Batch[Delivery], inferred: Callable[[], None]) -> None:
+    async def _run(
+        self, batch: Batch[Delivery], inferred: Callable[[], None], turn: Turn | None = None
+    ) -> list[Delivery]:
+        if turn is not None:
+            self.alone += [it.ticket.id for it in batch.rows]
+        elif suspects := [it for it in batch.rows if it.ticket.id in self.suspects]:
+            inferred()
+            return suspects
         self.batches.append(batch)
         if self.error is not None:
             raise self.error
         await self.may_infer.acquire()
         inferred()
         await self.may_settle.acquire()
+        return []
 
     def let_go_on(self, batches: int = 1000) -> None:
         for _ in range(batches):
@@ -175,14 +189,60 @@ async def test_nothing_new_begins_while_a_part_is_away() -> None:
         stage.let_go_on()
 
 
-async def test_a_third_attempt_has_no_neighbours() -> None:
+async def test_suspects_run_alone_one_after_the_other_and_take_no_place() -> None:
     stage = Stage()
     async with running(stage):
-        for attempt in (1, 3, 2):
-            stage.intake.deliver(attempt=attempt)
+        suspects = [Ticket(fresh_id(), "m", 1, {}) for _ in range(3)]
+        stage.suspects = {it.id for it in suspects}
+        for ticket in suspects:
+            stage.intake.deliver(ticket=ticket, attempt=3)
+        await settled()
+        assert stage.alone == [suspects[0].id], "the others wait"
+        for _ in range(PLACES):
+            stage.intake.deliver()
+            await settled()
+        assert stage.sizes == [1] * (1 + PLACES), "no place is taken"
+        assert stage.consumer.held == 3 + PLACES
         stage.let_go_on()
         await settled()
-        assert [[it.attempt for it in batch.rows] for batch in stage.batches] == [[1], [3], [2]]
+        assert stage.alone == [it.id for it in suspects]
+    assert stage.intake.released == 3 + PLACES
+
+
+async def test_a_suspect_waits_for_the_turn_of_another_model() -> None:
+    stage = Stage()
+    suspect = Ticket(fresh_id(), "m", 1, {})
+    stage.suspects = {suspect.id}
+    stage.let_go_on()
+    async with running(stage):
+        async with stage.turn.taken():
+            stage.intake.deliver(ticket=suspect, attempt=3)
+            await settled()
+            assert stage.alone == []
+            async with stage.turn.aside():  # its model is away
+                await settled()
+                assert stage.alone == [suspect.id]
+        await settled()
+        assert stage.consumer.held == 0
+
+
+async def test_suspects_that_a_stop_cannot_finish_are_given_back() -> None:
+    stage = Stage()
+    suspects = [Ticket(fresh_id(), "m", 1, {}) for _ in range(3)]
+    stage.suspects = {it.id for it in suspects}
+    async with running(stage, drain_s_max=0.01):
+        held = [stage.intake.deliver(ticket=it, attempt=3) for it in suspects]
+        await settled()
+    assert [it.given_back for it in held] == [1, 1, 1]
+
+
+async def test_what_is_withdrawn_is_marked_where_it_is_held() -> None:
+    stage = Stage()
+    async with running(stage):
+        held, other = stage.intake.deliver(), stage.intake.deliver()
+        stage.consumer.withdraw([held.ticket.id, fresh_id()])
+        assert (held.withdrawn, other.withdrawn) == (True, False)
+        stage.let_go_on()
 
 
 async def test_a_ticket_that_comes_again_while_held_is_held_once() -> None:
@@ -242,14 +302,29 @@ async def test_a_stop_during_an_outage_gives_back_at_once() -> None:
     assert held.given_back == 1
 
 
-async def test_leases_of_all_that_is_held_are_extended() -> None:
+async def test_leases_are_extended_of_what_has_been_held_for_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     stage = Stage(rows_max=1)
+    now = 0.0
+    monkeypatch.setattr(stage.consumer, "_clock", lambda: now)
     async with running(stage):
-        held = [stage.intake.deliver() for _ in range(10)]
+        early = [stage.intake.deliver() for _ in range(10)]
+        now = LEASE_EXTENDED_EVERY_S / 2
+        late = stage.intake.deliver()
         stage.let_go_on(1)
         await settled()
         await stage.consumer.extend_leases()
-        assert sorted(it.extended for it in held) == [0] + [1] * 9
+        assert not any(it.extended for it in early)
+        now = LEASE_EXTENDED_EVERY_S
+        for _ in range(2):
+            await stage.consumer.extend_leases()
+        assert sorted(it.extended for it in early) == [0] + [1] * 9, "one has been settled"
+        assert late.extended == 0
+        now = 2 * LEASE_EXTENDED_EVERY_S
+        await stage.consumer.extend_leases()
+        assert sorted(it.extended for it in early) == [0] + [2] * 9
+        assert late.extended == 1
         stage.let_go_on()
 
 

@@ -1,24 +1,32 @@
 """The order of effects, and what each step does to the rows it finds."""
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from numpy.typing import NDArray
 
 from blobs import Blobs
 from broker import Broker, Delivery
 from contract.catalog import Lane, Model, Tensor
-from contract.errors import BlobsUnavailable, LedgerUnavailable, ModelRejected
+from contract.errors import (
+    BatchFailed,
+    BlobsUnavailable,
+    LedgerUnavailable,
+    ModelRejected,
+    ModelUnavailable,
+)
 from contract.ids import PredictionId
-from contract.prediction import File, Outcome, Prediction, Status, Ticket
+from contract.prediction import Failure, File, Outcome, Prediction, Status, Ticket
 from dispatcher import outages
 from dispatcher.batching import Batch
 from dispatcher.encode import Encoder
 from dispatcher.execute import ExecutionLimits, Executor, KeepInputs, Parts
 from dispatcher.health import ModelHealth
 from dispatcher.outages import Outage
+from dispatcher.turn import Turn
 from inference import Triton
 from ledger import Ledger, Unrecordable
 from tasks.registry import task
@@ -37,16 +45,22 @@ class PlayedDelivery(Delivery):
 
     def __init__(self, ticket: Ticket, attempt: int, effects: Effects) -> None:
         self.ticket, self.attempt, self.sequence = ticket, attempt, 1
+        self.unreadable, self.withdrawn = "", False
         self._effects = effects
 
     async def ack(self) -> None:
         self._effects.append("ack")
+
+    async def give_back(self, delay_s: float = 0.0) -> None:
+        self._effects.append("give back, delayed" if delay_s else "give back")
 
 
 class PlayedTriton(Triton):
     def __init__(self, effects: Effects) -> None:
         super().__init__("nowhere:0")
         self._effects = effects
+        self.meanwhile: Callable[[], None] = lambda: None
+        self.failures: list[Exception] = []  # raised one after the other
 
     async def infer(
         self,
@@ -55,8 +69,12 @@ class PlayedTriton(Triton):
         outputs: Sequence[str],
         *,
         timeout_s: float,
+        hurried: bool = False,
     ) -> dict[str, NDArray[Any]]:
         self._effects.append(f"infer {len(inputs['in'])}")
+        self.meanwhile()
+        if self.failures:
+            raise self.failures.pop(0)
         return {"out": inputs["in"]}
 
 
@@ -67,10 +85,24 @@ class PlayedLedger(Ledger):
         self._effects = effects
         self.kept: dict[PredictionId, Prediction] = {}
         self.away = 0
+        self.counts: dict[PredictionId, int] = {}
+        self.answers_lost = 0
 
     async def ended(self, ids: Any) -> set[PredictionId]:
         self._effects.append("look up")
         return {each for each in ids if each in self.kept}
+
+    async def begun(self, ids: Any) -> dict[PredictionId, int]:
+        return {each: self.counts[each] for each in ids if each in self.counts}
+
+    async def begin(self, ids: Any) -> dict[PredictionId, int]:
+        ids = list(ids)
+        self._effects.append(f"begin {len(ids)}")
+        self.counts |= {each: self.counts.get(each, 0) + 1 for each in ids}
+        if self.answers_lost:
+            self.answers_lost -= 1
+            raise LedgerUnavailable("Postgres went away after it had counted")
+        return {each: self.counts[each] for each in ids}
 
     async def record(self, ended: Sequence[Prediction]) -> set[PredictionId]:
         self._effects.append("record")
@@ -112,34 +144,59 @@ class PlayedBroker(Broker):
         self.announced += outcomes
 
 
+class QuickHealth(ModelHealth):
+    """A model that is back as soon as somebody asks."""
+
+    async def recover(self, error: ModelUnavailable | None = None) -> None:
+        pass
+
+
 class Stage:
     def __init__(self, *, keep_inputs: KeepInputs = "all") -> None:
         self.effects: Effects = []
         self.ledger = PlayedLedger(self.effects)
         self.blobs = PlayedBlobs(self.effects)
         self.broker = PlayedBroker(self.effects)
-        triton, blobs_outage = PlayedTriton(self.effects), Outage("blobs")
+        self.triton, blobs_outage = PlayedTriton(self.effects), Outage("blobs")
+        self.now_ms = 1_800_000_000_000
         self.encoder = Encoder(2, self.blobs, blobs_outage)
         parts = Parts(
-            triton=triton,
+            triton=self.triton,
             ledger=self.ledger,
             blobs=self.blobs,
             broker=self.broker,
             encoder=self.encoder,
             ledger_outage=Outage("ledger"),
             blobs_outage=blobs_outage,
-            now_ms=lambda: 1_800_000_000_000,
+            now_ms=lambda: self.now_ms,
         )
         limits = ExecutionLimits(attempts_max=5, infer_timeout_s=1, keep_inputs=keep_inputs)
-        health = ModelHealth(TEXT, triton, Path())
+        health = QuickHealth(TEXT, self.triton, Path())
         self.executor = Executor(TEXT, task("tensor"), health, parts, limits)
 
     async def run(self, *tickets: Ticket, attempt: int = 1) -> list[Outcome | None]:
         """Run the tickets as one batch; the outcome the ledger keeps of each."""
-        rows = [PlayedDelivery(ticket, attempt, self.effects) for ticket in tickets]
-        batch: Batch[Delivery] = Batch(Lane("text", 1), tuple(rows))
-        await self.executor.run(batch, lambda: self.effects.append("inferred"))
-        return [kept.outcome if (kept := self.ledger.kept.get(it.id)) else None for it in tickets]
+        await self.run_batch([self.delivery(ticket, attempt) for ticket in tickets])
+        return [self.outcome(it) for it in tickets]
+
+    async def run_batch(
+        self, deliveries: Sequence[Delivery], turn: Turn | None = None
+    ) -> list[Delivery]:
+        batch: Batch[Delivery] = Batch(Lane("text", 1), tuple(deliveries))
+        return await self.executor.run(batch, lambda: self.effects.append("inferred"), turn)
+
+    async def run_suspect(self, ticket: Ticket, attempt: int = 3) -> Outcome | None:
+        turn = Turn()
+        async with turn.taken():
+            assert await self.run_batch([self.delivery(ticket, attempt)], turn) == []
+        return self.outcome(ticket)
+
+    def delivery(self, ticket: Ticket, attempt: int = 1) -> PlayedDelivery:
+        return PlayedDelivery(ticket, attempt, self.effects)
+
+    def outcome(self, ticket: Ticket) -> Outcome | None:
+        kept = self.ledger.kept.get(ticket.id)
+        return kept.outcome if kept else None
 
 
 @pytest.fixture
@@ -196,19 +253,181 @@ async def test_a_redelivered_prediction_that_has_ended_is_acked_unrun(stage: Sta
     assert stage.effects == ["look up", "ack", "inferred", "announce"]
 
 
-async def test_a_redelivered_prediction_that_has_not_ended_runs(stage: Stage) -> None:
-    (outcome,) = await stage.run(text("a"), attempt=2)
-    assert stage.effects[:2] == ["look up", "infer 1"]
+async def test_a_fresh_ticket_is_run_without_counting(stage: Stage) -> None:
+    (outcome,) = await stage.run(text("a"))
+    assert stage.effects == ["infer 1", "inferred", "record", "announce", "ack"]
     assert outcome is not None
-    assert outcome.attempts == 2
+    assert outcome.attempts == 1
+
+
+async def test_a_redelivered_one_is_counted_right_before_it_runs(stage: Stage) -> None:
+    """However often it was delivered: what a dead dispatcher only held has lost nothing."""
+    (outcome,) = await stage.run(text("a"), attempt=7)
+    assert stage.effects[:3] == ["look up", "begin 1", "infer 1"]
+    assert outcome is not None
+    assert outcome.attempts == 1
+
+
+async def test_fresh_and_redelivered_ones_share_a_batch(stage: Stage) -> None:
+    fresh, redelivered = stage.delivery(text("a")), stage.delivery(text("b"), 2)
+    assert await stage.run_batch([fresh, redelivered]) == []
+    assert stage.effects[:3] == ["look up", "begin 1", "infer 2"]
+    assert stage.ledger.counts == {redelivered.ticket.id: 1}
+
+
+async def test_what_was_begun_before_is_set_apart_untouched(stage: Stage) -> None:
+    suspect, other = stage.delivery(text("a"), 3), stage.delivery(text("b"), 3)
+    stage.ledger.counts[suspect.ticket.id] = 1
+    assert await stage.run_batch([suspect, other]) == [suspect]
+    assert stage.ledger.counts == {suspect.ticket.id: 1, other.ticket.id: 1}
+    assert stage.outcome(suspect.ticket) is None
+    assert stage.effects.count("ack") == 1
+
+
+async def test_a_suspect_in_its_turn_is_counted_and_run(stage: Stage) -> None:
+    ticket = text("a")
+    stage.ledger.counts[ticket.id] = 1
+    outcome = await stage.run_suspect(ticket)
+    assert outcome is not None
+    assert (outcome.status, outcome.attempts) == (Status.SUCCEEDED, 2)
 
 
 async def test_past_its_attempts_a_prediction_is_recorded_as_failed_before_it_could_run(
     stage: Stage,
 ) -> None:
-    assert codes(await stage.run(text("a"), attempt=6)) == ["attempts_exhausted"]
+    exhausted, last = text("a"), text("b")
+    stage.ledger.counts = {exhausted.id: 5, last.id: 4}
+    outcome = await stage.run_suspect(exhausted)
+    assert codes([outcome]) == ["attempts_exhausted"]
+    assert outcome is not None
+    assert outcome.attempts == 5
+    assert stage.effects == ["look up", "begin 1", "inferred", "record", "announce", "ack"]
+    assert codes([await stage.run_suspect(last)]) == ["succeeded"]
+
+
+async def test_a_run_is_counted_once_even_if_the_ledger_goes_away_while_it_counts(
+    stage: Stage,
+) -> None:
+    stage.ledger.answers_lost = 1
+    (outcome,) = await stage.run(text("a"), attempt=2)
+    assert outcome is not None
+    assert outcome.attempts == 1
+    assert stage.effects[:4] == ["look up", "begin 1", "begin 0", "infer 1"]
+
+
+async def test_a_row_the_model_fails_on_is_given_back_for_later_and_its_run_is_counted(
+    stage: Stage,
+) -> None:
+    ticket = text("a")
+    stage.triton.failures = [BatchFailed("out of memory")]
+    assert await stage.run(ticket) == [None]
+    assert stage.effects == ["infer 1", "inferred", "begin 1", "announce", "give back, delayed"]
+    outcome = await stage.run_suspect(ticket, 2)
+    assert outcome is not None
+    assert (outcome.status, outcome.attempts) == (Status.SUCCEEDED, 2)
+
+
+async def test_a_row_the_model_fails_on_each_time_ends_with_the_last_error(stage: Stage) -> None:
+    ticket = text("a")
+    stage.triton.failures = [BatchFailed(f"failure {number}") for number in range(1, 6)]
+    assert await stage.run(ticket) == [None]
+    for attempt in (2, 3, 4):
+        assert await stage.run_suspect(ticket, attempt) is None
+    outcome = await stage.run_suspect(ticket, 5)
+    assert outcome is not None
+    assert outcome.error == Failure("inference_failed", "failure 5")
+    assert outcome.attempts == 5
+    assert stage.ledger.counts == {ticket.id: 5}
+
+
+async def test_the_neighbours_of_a_row_that_fails_end_at_once(stage: Stage) -> None:
+    """The batch, then its first half; the second half is answered."""
+    stage.triton.failures = [BatchFailed("out of memory"), BatchFailed("out of memory")]
+    first, second = text("a"), text("b")
+    assert codes(await stage.run(first, second)) == ["", "succeeded"]
+    assert stage.effects.count("give back, delayed") == stage.effects.count("ack") == 1
+
+
+async def test_what_the_model_refuses_is_final_at_the_first_attempt(stage: Stage) -> None:
+    stage.triton.failures = [ModelRejected("wrong shape")]
+    (outcome,) = await stage.run(text("a"))
+    assert codes([outcome]) == ["model_rejected"]
+    assert stage.ledger.counts == {}
+
+
+def due(value: str, deadline_ms: int) -> Ticket:
+    return msgspec.structs.replace(text(value), deadline_ms=deadline_ms)
+
+
+async def test_an_overdue_prediction_ends_without_being_run(stage: Stage) -> None:
+    late, in_time = due("a", stage.now_ms), due("b", stage.now_ms + 1)
+    outcomes = await stage.run(late, in_time)
+    assert codes(outcomes) == ["deadline_exceeded", "succeeded"]
+    assert stage.effects[0] == "infer 1"
+
+
+async def test_the_deadline_is_looked_at_again_once_the_input_is_encoded(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = type(task("tensor")).encode
+
+    def slowly(*given: Any) -> Any:
+        stage.now_ms += 10
+        return encode(*given)
+
+    monkeypatch.setattr(type(task("tensor")), "encode", slowly)
+    assert codes(await stage.run(due("a", stage.now_ms + 5))) == ["deadline_exceeded"]
+    assert stage.effects == ["inferred", "record", "announce", "ack"]
+
+
+async def test_the_deadline_is_looked_at_again_after_an_outage_of_the_model(stage: Stage) -> None:
+    stage.triton.failures = [ModelUnavailable("Triton does not answer")]
+    stage.triton.meanwhile = lambda: setattr(stage, "now_ms", stage.now_ms + 10)
+    outcomes = await stage.run(due("a", stage.now_ms + 5), text("b"))
+    assert codes(outcomes) == ["deadline_exceeded", "succeeded"]
+    assert stage.effects[:2] == ["infer 2", "infer 1"]
+
+
+async def test_an_answer_that_comes_after_the_deadline_counts(stage: Stage) -> None:
+    stage.triton.meanwhile = lambda: setattr(stage, "now_ms", stage.now_ms + 10)
+    assert codes(await stage.run(due("a", stage.now_ms + 5))) == ["succeeded"]
+
+
+async def test_what_was_withdrawn_before_it_was_begun_is_acked_unrun(stage: Stage) -> None:
+    withdrawn, other = stage.delivery(text("a")), stage.delivery(text("b"))
+    withdrawn.withdrawn = True
+    await stage.run_batch([withdrawn, other])
+    assert stage.effects == ["infer 1", "inferred", "record", "announce", "ack", "ack"]
+    assert stage.ledger.kept.keys() == {other.ticket.id}
+
+
+async def test_what_is_withdrawn_while_the_model_is_away_is_not_run_when_it_is_back(
+    stage: Stage,
+) -> None:
+    delivery = stage.delivery(text("a"))
+    stage.triton.failures = [ModelUnavailable("Triton does not answer")]
+    stage.triton.meanwhile = lambda: setattr(delivery, "withdrawn", True)
+    await stage.run_batch([delivery])
+    assert stage.effects == ["infer 1", "inferred", "announce", "ack"]
+
+
+async def test_what_is_withdrawn_while_it_is_inferred_is_for_the_ledger_to_decide(
+    stage: Stage,
+) -> None:
+    delivery = stage.delivery(text("a"))
+    stage.triton.meanwhile = lambda: setattr(delivery, "withdrawn", True)
+    await stage.run_batch([delivery])
+    assert stage.effects == ["infer 1", "inferred", "record", "announce", "ack"]
+
+
+async def test_a_ticket_that_cannot_be_read_ends_as_failed_with_the_reason(stage: Stage) -> None:
+    delivery = stage.delivery(Ticket(fresh_id(), "text", 1, {}), attempt=9)
+    delivery.unreadable = "invalid type"
+    await stage.run_batch([delivery])
+    outcome = stage.outcome(delivery.ticket)
+    assert outcome is not None
+    assert outcome.error == Failure("unreadable_ticket", "the ticket cannot be read: invalid type")
     assert stage.effects == ["look up", "inferred", "record", "announce", "ack"]
-    assert codes(await stage.run(text("a"), attempt=5)) == ["succeeded"]
 
 
 async def test_outcomes_are_held_while_the_ledger_is_away(stage: Stage) -> None:

@@ -1,7 +1,8 @@
 """How rows get through a Triton that refuses, fails, or goes away."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from numpy.typing import NDArray
 from contract.catalog import Lane, Model, Tensor
 from contract.errors import BatchFailed, InferenceError, ModelRejected, ModelUnavailable
 from dispatcher.health import ModelHealth
-from dispatcher.infer import DOWNFALLS_MAX, Answer, Inference
-from inference import Triton
+from dispatcher.infer import DOWNFALLS_MAX, Answer, BroughtDown, Inference
+from inference import Overran, Triton
 from tasks.base import Tensors
 
 LANE = Lane("doubling", 1)
@@ -28,6 +29,7 @@ class DoublingTriton(Triton):
         super().__init__("nowhere:0")
         self.objection = objection
         self.requests: list[tuple[int, ...]] = []  # the shape of each
+        self.hurried: list[bool] = []  # whether each was
 
     async def infer(
         self,
@@ -39,6 +41,7 @@ class DoublingTriton(Triton):
         hurried: bool = False,
     ) -> dict[str, NDArray[Any]]:
         self.requests.append(inputs["x"].shape)
+        self.hurried.append(hurried)
         await asyncio.sleep(0)
         self.objection([int(number) for number in inputs["x"].ravel()])
         return {"y": inputs["x"] * 2}
@@ -60,7 +63,7 @@ def model(*, max_batch_size: int = 16) -> Model:
     return Model("doubling", (1,), "tensor", max_batch_size, *tensors)
 
 
-def ran(triton: Triton, rows: Sequence[Tensors], **settings: int) -> list[Answer]:
+def ran(triton: Triton, rows: Sequence[Tensors], **settings: int) -> list[Answer | None]:
     served = model(**settings)
     inference = Inference(served, triton, QuickHealth(served, triton), timeout_s=1)
     return asyncio.run(inference.run(LANE, rows))
@@ -70,12 +73,16 @@ def rows_of(numbers: Sequence[int]) -> list[Tensors]:
     return [{"x": np.array([number])} for number in numbers]
 
 
-def results(answers: Sequence[Answer]) -> list[int | str]:
-    """The number each row was answered, or the code of its error."""
-    return [
-        it.outputs.code if isinstance(it.outputs, InferenceError) else int(it.outputs["y"][0])
-        for it in answers
-    ]
+def results(answers: Sequence[Answer | None]) -> list[int | str]:
+    """The number each row was answered, or the code of its error; empty without an answer."""
+    return [result(it) for it in answers]
+
+
+def result(answer: Answer | None) -> int | str:
+    if answer is None:
+        return ""
+    outputs = answer.outputs
+    return outputs.code if isinstance(outputs, InferenceError) else int(outputs["y"][0])
 
 
 def refusing(bad: set[int], error: InferenceError) -> Callable[[list[int]], None]:
@@ -140,6 +147,32 @@ def test_a_row_that_brings_the_model_down_each_time_fails_alone() -> None:
     assert len(triton.requests) == 3 * DOWNFALLS_MAX + 2
 
 
+def test_a_row_that_never_ends_is_asked_for_last_and_alone_with_all_the_time_there_is() -> None:
+    """Its neighbours do not wait for it: what is far slower than usual is ended early for them."""
+    triton = DoublingTriton(refusing({1, 3}, Overran("the model overran the 2 s")))
+    assert results(ran(triton, rows_of(range(4)))) == [0, "inference_failed", 4, "inference_failed"]
+    assert triton.requests == [(4, 1), *[(1, 1)] * 6]
+    assert triton.hurried == [*[True] * 5, False, False]
+
+
+def test_a_row_that_is_only_slower_than_the_others_is_answered_all_the_same() -> None:
+    class Slow(DoublingTriton):
+        async def infer(
+            self,
+            lane: Lane,
+            inputs: Mapping[str, NDArray[Any]],
+            outputs: Sequence[str],
+            *,
+            timeout_s: float,
+            hurried: bool = False,
+        ) -> dict[str, NDArray[Any]]:
+            if hurried and 3 in inputs["x"]:
+                raise Overran("the model overran the 2 s")
+            return {"y": inputs["x"] * 2}
+
+    assert results(ran(Slow(), rows_of(range(4)))) == [0, 2, 4, 6]
+
+
 async def test_batches_under_which_the_model_went_down_are_tried_again_one_at_a_time() -> None:
     """Or a deadly row would take the innocent ones down with it until they look as guilty."""
     at_once: set[int] = set()
@@ -201,4 +234,57 @@ def test_a_model_that_does_not_batch_sees_no_batch_dimension() -> None:
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_the_time_of_a_request_is_that_of_its_rows(count: int) -> None:
-    assert all(it.compute_ms > 0 for it in ran(DoublingTriton(), rows_of(range(count))))
+    assert all(it and it.compute_ms > 0 for it in ran(DoublingTriton(), rows_of(range(count))))
+
+
+async def test_rows_that_are_not_wanted_any_more_are_left_out_of_the_request() -> None:
+    triton = DoublingTriton()
+    inference = Inference(model(), triton, QuickHealth(model(), triton), timeout_s=1)
+    answers = await inference.run(LANE, rows_of(range(6)), wanted=lambda number: number % 2 == 0)
+    assert results(answers) == [0, "", 4, "", 8, ""]
+    assert triton.requests == [(3, 1)]
+    assert results(await inference.run(LANE, rows_of([1, 2]), wanted=lambda _: False)) == ["", ""]
+    assert len(triton.requests) == 1, "nothing is asked where nothing is wanted"
+
+
+async def test_whether_a_row_is_wanted_is_asked_again_once_the_model_is_back() -> None:
+    """An outage may be long."""
+    unwanted: set[int] = set()
+
+    def objection(numbers: list[int]) -> None:
+        if not unwanted:
+            unwanted.add(1)
+            raise ModelUnavailable("Triton does not answer")
+
+    triton = DoublingTriton(objection)
+    inference = Inference(model(), triton, QuickHealth(model(), triton), timeout_s=1)
+    wanted = inference.run(LANE, rows_of(range(3)), wanted=lambda number: number not in unwanted)
+    assert results(await wanted) == [0, "", 4]
+    assert triton.requests == [(3, 1), (2, 1)]
+
+
+async def test_whoever_waits_for_the_model_steps_aside_meanwhile() -> None:
+    steps: list[str] = []
+
+    @asynccontextmanager
+    async def aside() -> AsyncIterator[None]:
+        steps.append("aside")
+        yield
+        steps.append("back")
+
+    def objection(numbers: list[int]) -> None:
+        steps.append("asked")
+        if steps.count("asked") < 3:
+            raise ModelUnavailable("Triton does not answer")
+
+    triton = DoublingTriton(objection)
+    inference = Inference(model(), triton, QuickHealth(model(), triton), timeout_s=1)
+    await inference.run(LANE, rows_of([1]), aside=aside)
+    assert steps == ["asked", "aside", "back", "asked", "aside", "back", "asked"]
+
+
+def test_a_row_that_brings_the_model_down_is_told_apart_from_one_that_fails() -> None:
+    triton = DoublingTriton(refusing({0}, ModelUnavailable("its process has died")))  # type: ignore[arg-type]
+    (answer,) = ran(triton, rows_of([0]))
+    assert answer is not None
+    assert isinstance(answer.outputs, BroughtDown)

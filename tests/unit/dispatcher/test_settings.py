@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from broker.declare import DELIVERIES_MAX
 from dispatcher.settings import DispatcherSettings
 
 DSN = "postgresql://tritonq:hunter2@localhost/tritonq"
@@ -68,7 +67,8 @@ def test_models_are_listed_by_comma(monkeypatch: pytest.MonkeyPatch) -> None:
         ("NAMESPACE", "a.b"),
         ("NAME", "a name"),
         ("ATTEMPTS_MAX", "0"),
-        ("ATTEMPTS_MAX", str(DELIVERIES_MAX)),  # JetStream would park the ticket before we end it
+        ("ATTEMPTS_MAX", "51"),
+        ("HELD_BYTES_MAX", "-1"),
         ("KEEP_INPUTS", "some"),
         ("DRAIN_S_MAX", "-1"),
         ("CALLS_IN_FLIGHT", "0"),
