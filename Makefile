@@ -5,7 +5,7 @@ BIN := .venv/bin
 GATED := gateway/*,dispatcher/*,contract/*,tasks/*,ledger/*
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights demo up test check lock clean
+.PHONY: help setup weights demo up test check lock audit clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -38,6 +38,9 @@ check: setup  ## formatting, lint, types, layers, sizes and names
 
 lock:  ## pin the newest versions that pyproject.toml allows (requirements/*.lock)
 	@standalone/lock.sh
+
+audit: setup  ## ask which locked packages have known vulnerabilities (needs the internet)
+	@standalone/audit.sh
 
 clean:  ## remove environments, caches and built weights; the state of `up` (.tritonq) stays
 	rm -rf .venv .venv-triton .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
