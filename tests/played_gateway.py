@@ -31,6 +31,9 @@ PHOTOS: Members = {
 }
 
 
+DEADLINES = {"90s": "2026-11-21T10:01:30.000Z", "1h": "2026-11-21T11:00:00.000Z"}
+
+
 def problem(
     status: int, code: str, *, detail: str = "no", headers: dict[str, str] | None = None,
     errors: list[dict[str, str]] | None = None,
@@ -46,6 +49,9 @@ def problem(
 
 def succeed(content: bytes) -> Members:
     return {"status": "succeeded", "output": {"bytes": len(content)}}
+
+
+def nothing(_: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -70,17 +76,23 @@ class Gateway:
     submits: list[bytes] = field(default_factory=list)
     requests: list[Received] = field(default_factory=list)
     predictions: dict[str, Members] = field(default_factory=dict)
+    claims: dict[str, tuple[str, Any]] = field(default_factory=dict)  # key: id, what was asked
     submit_delay_s: float = 0.0
+    may_answer: threading.Event = field(default_factory=threading.Event)  # cleared: no submit is
     accepted: int = 0
+    has_accepted: Callable[[str], None] = nothing  # between acceptance and answer, with the id
 
     def __post_init__(self) -> None:
         self.may_end.set()
+        self.may_answer.set()
 
     def shown(self, prediction_id: str) -> Members:
         given = self.predictions[prediction_id]
-        ended = (
-            self.outcome_of(given["content"]) if self.may_end.is_set() else {"status": "starting"}
-        )
+        ended = {"status": "starting"}
+        if "outcome" in given:
+            ended = given["outcome"]
+        elif self.may_end.is_set():
+            ended = self.outcome_of(given["content"])
         return {
             "id": prediction_id,
             "model": "triton/echo",
@@ -88,6 +100,7 @@ class Gateway:
             "created_at": "2026-11-21T10:00:00.000Z",
             "input": {},
             "urls": {"get": f"{self.url}/v1/predictions/{prediction_id}"},
+            **given.get("links", {}),
             **ended,
         }
 
@@ -104,7 +117,7 @@ class Gateway:
         if self.answers:
             return self.answers.pop(0)
         if request.method == "POST":
-            return await self.submit(content)
+            return await self.post(request, content)
         if request.url.path == "/v1/models":
             return self.model_page()
         if request.url.path == "/v1/predictions":
@@ -113,13 +126,47 @@ class Gateway:
             request.url.path.rpartition("/")[2], float(request.query_params.get("wait", 0))
         )
 
-    async def submit(self, content: bytes) -> Response:
+    async def post(self, request: Request, content: bytes) -> Response:
+        path, _, word = request.url.path.rpartition("/")
+        named = path.rpartition("/")[2]
+        if word in ("cancel", "retry") and named not in self.predictions:
+            return problem(404, "unknown_prediction", detail="there is no such prediction")
+        if word == "cancel":
+            self.cancel(named)
+            return JSONResponse(self.shown(named))
+        links: Members = {}
+        if word == "retry":
+            if self.shown(named)["status"] != "failed":
+                return problem(409, "not_retryable", detail="it has not failed")
+            content, links = self.predictions[named]["content"], {"retry_of": named}
+        if deadline := request.headers.get("cancel-after"):
+            links["deadline"] = DEADLINES[deadline]
         self.submits.append(content)
         await asyncio.sleep(self.submit_delay_s)
+        while not self.may_answer.is_set():
+            await asyncio.sleep(POLL_S)
+        return self.accept(content, links, request.headers.get("idempotency-key"))
+
+    def accept(self, content: bytes, links: Members, key: str | None) -> Response:
+        asked = (content, links.get("retry_of"))
+        if key is not None and key in self.claims:
+            prediction_id, was_asked = self.claims[key]
+            if was_asked != asked:
+                return problem(409, "key_reused", detail="the key stands for a different request")
+            replayed = {"idempotent-replayed": "true"}
+            return JSONResponse(self.shown(prediction_id), status_code=200, headers=replayed)
+        prediction_id = f"p{self.accepted}"
         self.accepted += 1
-        prediction_id = f"p{self.accepted - 1}"
-        self.predictions[prediction_id] = {"content": content}
-        return JSONResponse({**self.shown(prediction_id), "status": "starting"}, status_code=201)
+        self.predictions[prediction_id] = {"content": content, "links": links}
+        if key is not None:
+            self.claims[key] = (prediction_id, asked)
+        answer = {**self.shown(prediction_id), "status": "starting"}
+        self.has_accepted(prediction_id)
+        return JSONResponse(answer, status_code=201)
+
+    def cancel(self, prediction_id: str) -> None:
+        if not self.may_end.is_set():
+            self.predictions[prediction_id].setdefault("outcome", {"status": "canceled"})
 
     async def fetch(self, prediction_id: str, wait_s: float) -> Response:
         for _ in range(int(wait_s / POLL_S)):
@@ -164,5 +211,16 @@ def played_gateway() -> Iterator[Gateway]:
         yield gateway
     finally:
         gateway.may_end.set()
+        gateway.may_answer.set()
         server.should_exit = True
         thread.join()
+
+
+def until(condition: Callable[[], bool], within_s: float = 20.0) -> None:
+    """Wait until something has come about."""
+    tick = threading.Event()
+    for _ in range(int(within_s / 0.01)):
+        if condition():
+            return
+        tick.wait(0.01)
+    raise AssertionError("it did not come to that")

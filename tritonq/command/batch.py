@@ -1,7 +1,8 @@
 """Runs one model over many files: submit, note, wait; resumable at every step.
 
-The order of effects for a file: read → look into the journal → submit → note the id → wait.
-An interruption between any two steps repeats none of them that the service would notice.
+The order of effects for a file: read → look into the journal → submit with the key that the journal
+makes of it → note the id → wait. An interruption between any two steps, a kill among them, repeats
+none of them that the service would notice.
 """
 
 import asyncio
@@ -13,12 +14,21 @@ from pathlib import Path
 
 from tritonq.calls import FOR_EVER
 from tritonq.client import AsyncClient
-from tritonq.command.journal import Journal
-from tritonq.errors import AcceptanceUnknown, InvalidInput, NotFound
+from tritonq.command.journal import Begun, Journal
+from tritonq.errors import (
+    AcceptanceUnknown,
+    Expired,
+    InvalidInput,
+    KeyReused,
+    NotFound,
+    TritonqError,
+)
 from tritonq.inorder import Turns, in_order
 from tritonq.inputs import Scalar, read_file
 from tritonq.results import Item, Prediction, Priority, ended_item
 
+# A refusal of what is the same for every file, and no file's fault.
+FIELDS_OF_THE_RUN = frozenset({"cancel_after", "idempotency_key", "priority"})
 ACCEPT_S_MAX = 5.0  # after a stop: how long submits on their way may take to be answered
 
 
@@ -29,6 +39,7 @@ class Job:
     model: str
     fields: Mapping[str, Scalar] = field(default_factory=dict)
     priority: Priority = "normal"
+    cancel_after: str | None = None
     wait: bool = True
 
 
@@ -41,7 +52,7 @@ class Tally:
     resumed: int = 0
     done: int = 0
     failed: int = 0
-    unknown: int = 0  # submits without an answer
+    in_doubt: int = 0  # submits of which nobody knows yet whether they were accepted
 
 
 class Batch:
@@ -75,8 +86,9 @@ class Batch:
     async def _one(self, path: Path) -> Item[Path]:
         try:
             item = await self._outcome(path)
-        except (InvalidInput, AcceptanceUnknown) as error:
-            self.tally.unknown += isinstance(error, AcceptanceUnknown)
+        except (InvalidInput, KeyReused, Expired) as error:
+            if isinstance(error, InvalidInput) and error.field in FIELDS_OF_THE_RUN:
+                raise
             item = Item(path, None, error)
         self.tally.done += 1
         self.tally.failed += item.error is not None
@@ -85,9 +97,9 @@ class Batch:
     async def _outcome(self, path: Path) -> Item[Path]:
         async with self._turns.submit:
             content, sha256 = await asyncio.to_thread(_read, path)
-            prediction = await self._resumed(path, sha256) or await self._submitted(
-                path, content, sha256
-            )
+            prediction, gone = await self._resumed(path, sha256)
+            if prediction is None:
+                prediction = await self._submitted(path, content, sha256, instead_of=gone)
         if not self._job.wait:
             return Item(path, prediction, None)
         if not prediction.has_ended:
@@ -95,21 +107,23 @@ class Batch:
                 prediction = await self._client.get(prediction.id, wait_s=FOR_EVER)
         return ended_item(path, prediction)
 
-    async def _resumed(self, path: Path, sha256: str) -> Prediction | None:
-        """The prediction an earlier run submitted for this file, if the service still has it."""
+    async def _resumed(self, path: Path, sha256: str) -> tuple[Prediction | None, str]:
+        """The prediction an earlier run submitted for this file; its id, if it is gone."""
         prediction_id = self._journal.find(str(path), sha256)
         if prediction_id is None:
-            return None
+            return None, ""
         try:
             prediction = await self._client.get(prediction_id)
         except NotFound:
-            return None
+            return None, prediction_id
         self.tally.resumed += 1
-        return prediction
+        return prediction, ""
 
-    async def _submitted(self, path: Path, content: bytes, sha256: str) -> Prediction:
+    async def _submitted(
+        self, path: Path, content: bytes, sha256: str, *, instead_of: str
+    ) -> Prediction:
         # A stop cancels this wait but not the submit itself: an accepted prediction is noted.
-        submitting = asyncio.ensure_future(self._submit(path, content, sha256))
+        submitting = asyncio.ensure_future(self._submit(path, content, sha256, instead_of))
         self._submitting.add(submitting)
         submitting.add_done_callback(self._answered)
         return await asyncio.shield(submitting)
@@ -120,13 +134,36 @@ class Batch:
         if not submitting.cancelled():
             submitting.exception()
 
-    async def _submit(self, path: Path, content: bytes, sha256: str) -> Prediction:
-        job = self._job
-        prediction = await self._client.submit(
-            job.model, content, fields=job.fields, priority=job.priority
-        )
-        self._journal.note(str(path), sha256, prediction.id)
-        self.tally.submitted += 1
+    async def _submit(self, path: Path, content: bytes, sha256: str, instead_of: str) -> Prediction:
+        begun = self._journal.begin(self._job.priority, self._job.cancel_after)
+        for gone in (instead_of, "expired"):
+            key = self._journal.key(str(path), sha256, instead_of=gone)
+            try:
+                prediction = await self._submit_once(content, begun, key)
+            except Expired:
+                continue  # accepted by an earlier run that was killed, and no longer kept
+            self._journal.note(str(path), sha256, prediction.id)
+            self.tally.submitted += 1
+            return prediction
+        raise Expired("what was submitted for this file is no longer kept; --fresh starts over")
+
+    async def _submit_once(self, content: bytes, begun: Begun, key: str) -> Prediction:
+        self.tally.in_doubt += 1  # until there is an answer that says something about it
+        try:
+            prediction = await self._client.submit(
+                self._job.model,
+                content,
+                fields=self._job.fields,
+                priority=begun.priority,
+                cancel_after=begun.cancel_after,
+                idempotency_key=key,
+            )
+        except AcceptanceUnknown:
+            raise
+        except TritonqError:
+            self.tally.in_doubt -= 1
+            raise
+        self.tally.in_doubt -= 1
         return prediction
 
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from tritonq.command.files import NoSuchFile
 from tritonq.command.journal import RunningAlready
 from tritonq.errors import (
+    Expired,
     InvalidInput,
     NoService,
     NotFound,
@@ -34,12 +35,14 @@ class Exit(IntEnum):
     NOT_FOUND = 3
     UNAUTHORIZED = 4
     STILL_RUNNING = 5
+    EXPIRED = 6  # the retention has removed it, if it ever was there
     UNAVAILABLE = 69
     INTERRUPTED = 130
     BROKEN_PIPE = 141  # 128 + SIGPIPE: whoever read our output has left
 
 
 _MEANINGS: tuple[tuple[type[Exception], Exit], ...] = (
+    (Expired, Exit.EXPIRED),
     (NotFound, Exit.NOT_FOUND),
     (Unauthorized, Exit.UNAUTHORIZED),
     (StillRunning, Exit.STILL_RUNNING),
@@ -66,7 +69,7 @@ def errors_as_exits(notes: Console) -> Iterator[None]:
     try:
         yield
     except tuple(kind for kind, _ in _MEANINGS) as error:
-        tell_error(notes, str(error))
+        tell_error(notes, str(error), label="expired" if isinstance(error, Expired) else "error")
         raise typer.Exit(exit_of(error)) from error
     except KeyboardInterrupt:
         raise typer.Exit(Exit.INTERRUPTED) from None
@@ -87,6 +90,8 @@ def _drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def tell_error(notes: Console, message: str) -> None:
-    notes.print("error:", style="bold red", end=" ")
-    notes.print(message, markup=False, highlight=False)
+def tell_error(notes: Console, message: str, *, label: str = "error") -> None:
+    notes.print(f"{label}:", style="bold red", end=" ")
+    # The message may come from whatever answered: nothing in it is to move the cursor about.
+    shown = "".join(letter if letter.isprintable() or letter == "\n" else " " for letter in message)
+    notes.print(shown, markup=False, highlight=False)

@@ -17,9 +17,9 @@ from tritonq.client import AsyncClient
 from tritonq.command.batch import Batch, Job
 from tritonq.command.exits import Exit, exit_of, tell_error
 from tritonq.command.files import NoSuchFile, texts_of_folders
-from tritonq.command.journal import Journal, journal_folder, key_of
+from tritonq.command.journal import Begun, Journal, journal_folder, key_of
 from tritonq.command.progress import shown
-from tritonq.command.show import item_json, item_line, one_line, write_line
+from tritonq.command.show import item_json, item_line, one_line, reason, write_line
 from tritonq.errors import TritonqError
 from tritonq.results import Item, Model
 
@@ -66,6 +66,8 @@ async def run_files(
         with closing(Journal.open(journal_folder(), key)) as journal:
             if options.fresh:
                 journal.forget()
+            if journal.begun is not None:
+                _tell_terms(job, journal.begun, notes)
             if journal:
                 notes.print(
                     f"going on with an interrupted run: {len(journal)} of {len(files)} files were "
@@ -73,7 +75,23 @@ async def run_files(
                     highlight=False,
                 )
             batch = Batch(client, job, journal, len(files))
-            return await _Run(batch, journal, options, notes).over(files)
+            try:
+                return await _Run(batch, journal, options, notes).over(files)
+            finally:
+                if not journal and batch.tally.in_doubt == 0:
+                    journal.forget()  # nothing of it is anywhere
+
+
+def _tell_terms(job: Job, begun: Begun, notes: Console) -> None:
+    """Say that the run goes on as it was begun, where this command says otherwise."""
+    if (job.priority, job.cancel_after) != (begun.priority, begun.cancel_after):
+        deadline = f" and --cancel-after {begun.cancel_after}" if begun.cancel_after else ""
+        notes.print(
+            f"it goes on as it was begun, with --priority {begun.priority}{deadline} "
+            "(--fresh starts over)",
+            markup=False,
+            highlight=False,
+        )
 
 
 def _takes_images(models: Sequence[Model], reference: str) -> bool:
@@ -117,8 +135,7 @@ class _Run:
                 return exit_of(error)
         self._tell_failures()
         self._tell_summary(time.monotonic() - began)
-        if self._batch.tally.unknown == 0:
-            self._journal.forget()
+        self._journal.forget()
         return Exit.FAILED if self._failures else Exit.OK
 
     @contextmanager
@@ -152,19 +169,20 @@ class _Run:
 
     def _tell_failures(self) -> None:
         for item in self._failures[:FAILURES_SHOWN]:
-            reason = item.prediction.error if item.prediction else item.error
-            told = one_line(f"{item.given}: {reason}")
+            told = one_line(f"{item.given}: {reason(item)}")
             self._notes.print(f"failed: {told}", markup=False, highlight=False)
         if len(self._failures) > FAILURES_SHOWN:
             self._notes.print(f"… and {len(self._failures) - FAILURES_SHOWN} more failed")
 
     def _tell_how_to_go_on(self, why: str) -> None:
         tally = self._batch.tally
-        if not self._journal:
+        if not self._journal and tally.in_doubt == 0:
             return
         self._notes.print(
             f"{why}: {tally.done} of {tally.total} files done, {len(self._journal)} submitted; "
-            "what is submitted goes on. The same command again continues from here.",
+            "what is submitted goes on. The same command again continues from here. "
+            f"(Their ids are in {self._journal.path}.)",
+            markup=False,
             highlight=False,
         )
 

@@ -29,11 +29,16 @@ def write_line(text: str) -> None:
 def item_line(item: Item[Path]) -> str:
     """One line for a person: the file, then the output, the id, or why there is none."""
     if item.error is not None:
-        reason = item.prediction.error if item.prediction else str(item.error)
-        return f"{one_line(str(item.given))}\tfailed: {one_line(str(reason))}"
+        return f"{one_line(str(item.given))}\tfailed: {one_line(reason(item))}"
     assert item.prediction is not None
     told = output_line(item.output) if item.prediction.has_ended else item.prediction.id
     return f"{one_line(str(item.given))}\t{told}"
+
+
+def reason(item: Item[Path]) -> str:
+    """Why an item has no output."""
+    ended = item.prediction is not None and item.prediction.has_ended
+    return str(item.prediction.error if ended and item.prediction else item.error)
 
 
 def one_line(text: str) -> str:
@@ -78,9 +83,13 @@ def prediction_text(prediction: Prediction) -> str:
         labels = _labels(prediction.output)
         lines += labels if labels is not None else [output_line(prediction.output)]
     elif prediction.error:
-        lines.append(f"error: {prediction.error}")
+        lines.append(f"error: {one_line(prediction.error)}")
     elif prediction.queue:
         lines.append(", ".join(f"{name} {value}" for name, value in prediction.queue.items()))
+    if prediction.deadline and not prediction.has_ended:
+        lines.append(f"deadline: {prediction.deadline:%Y-%m-%d %H:%M:%S} UTC")
+    if prediction.retry_of:
+        lines.append(f"retry of: {prediction.retry_of}")
     return "\n".join(lines)
 
 

@@ -1,97 +1,22 @@
 """The calls without a network: the test plays the service, one reply at a time."""
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
-
 import pytest
 
-from tritonq.calls import POLL_S, Call, Calls, Pause, model_path
+from tests.played_calls import BODY, Play, answer, prediction, refusal
+from tritonq.calls import POLL_S, model_path
 from tritonq.errors import (
-    AcceptanceUnknown,
     Expired,
     InvalidInput,
     KeyReused,
     NotFound,
     NotRetryable,
-    Overloaded,
     PredictionFailed,
-    ServiceUnavailable,
     StillRunning,
     TritonqError,
     UnexpectedAnswer,
 )
-from tritonq.retry import RETRY_AFTER_S_MAX
 from tritonq.terms import Terms
-from tritonq.wire import Body, NoResponse, Request, Response
-
-BODY = Body(b"...", "image/jpeg")
-
-
-@dataclass
-class Clock:
-    now: float = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def answer(
-    http_status: int = 200, headers: dict[str, str] | None = None, **members: Any
-) -> Response:
-    return Response(http_status, headers or {}, json.dumps(members).encode())
-
-
-def prediction(status: str = "succeeded", **members: Any) -> Response:
-    plain: dict[str, Any] = {
-        "id": "p1",
-        "model": "triton/m",
-        "version": "triton.m.1",
-        "status": status,
-    }
-    return answer(created_at="2026-11-21T10:00:00Z", **plain, **members)
-
-
-def refusal(status: int, code: str, *, retry_after: str = "", **members: Any) -> Response:
-    headers = {"content-type": "application/problem+json", "retry-after": retry_after}
-    return answer(status, headers, code=code, detail=f"it is {code}", **members)
-
-
-@dataclass
-class Play:
-    """Carries a call out against given replies, on a clock that only pauses and waits move."""
-
-    replies: list[Response | NoResponse]
-    patience_s: float = 30.0
-    clock: Clock = field(default_factory=Clock)
-    sent: list[Request] = field(default_factory=list)
-    paused_s: list[float] = field(default_factory=list)
-
-    @property
-    def calls(self) -> Calls:
-        return Calls(self.clock, lambda: 0.5, self.patience_s)
-
-    def carry_out(self, call: Call[Any], hold: Sequence[float] = ()) -> Any:
-        """`hold`: how long each request takes; 0 where it is not said."""
-        holds = iter(hold)
-        try:
-            step = next(call)
-            while True:
-                if isinstance(step, Pause):
-                    self.paused_s.append(step.seconds)
-                    self.clock.now += step.seconds
-                    step = call.send(None)
-                else:
-                    self.sent.append(step)
-                    self.clock.now += next(holds, 0.0)
-                    step = call.send(self.replies.pop(0))
-        except StopIteration as ended:
-            return ended.value
-
-    def submit(self, **options: Any) -> Any:
-        wait_s = options.pop("wait_s", 0.0)
-        return self.carry_out(self.calls.submit("m", BODY, Terms(**options), wait_s=wait_s))
+from tritonq.wire import Response
 
 
 def test_a_submit_is_one_post_that_does_not_wait() -> None:
@@ -140,91 +65,6 @@ def test_an_id_cannot_reach_another_path() -> None:
     play.carry_out(play.calls.get("../models?x=#", wait_s=0.0))
 
     assert play.sent[0].path == "/v1/predictions/..%2Fmodels%3Fx%3D%23"
-
-
-@pytest.mark.parametrize(
-    "reply",
-    [
-        NoResponse("connection refused", was_sent=False),
-        refusal(429, "overloaded", retry_after="1"),
-        refusal(503, "queue_unavailable", retry_after="5"),
-    ],
-)
-def test_a_submit_that_changed_nothing_is_sent_again(reply: Response | NoResponse) -> None:
-    play = Play([reply, reply, prediction("starting")])
-
-    assert play.submit().id == "p1"
-    assert len(play.sent) == 3
-
-
-@pytest.mark.parametrize(
-    "reply",
-    [
-        NoResponse("server disconnected", was_sent=True),
-        refusal(503, "acceptance_unknown", retry_after="1"),
-        answer(503, {"content-type": "text/html"}),
-        answer(502),
-        answer(504),
-    ],
-)
-def test_a_submit_that_may_have_been_accepted_is_never_sent_again(
-    reply: Response | NoResponse,
-) -> None:
-    play = Play([reply])
-
-    with pytest.raises(AcceptanceUnknown):
-        play.submit()
-
-    assert len(play.sent) == 1
-
-
-@pytest.mark.parametrize(
-    "reply",
-    [
-        NoResponse("server disconnected", was_sent=True),
-        refusal(503, "acceptance_unknown"),
-        answer(502),
-    ],
-)
-def test_a_fetch_is_always_safe_to_repeat(reply: Response | NoResponse) -> None:
-    play = Play([reply, prediction()])
-
-    assert play.carry_out(play.calls.get("p1", wait_s=0.0)).has_succeeded
-
-
-def test_the_pause_before_a_retry_is_what_the_service_asks_for_or_a_little_more() -> None:
-    play = Play([refusal(429, "overloaded", retry_after="7"), prediction("starting")])
-
-    play.submit()
-
-    assert play.paused_s == [pytest.approx(7.35)]
-
-
-def test_pauses_grow_where_the_service_asks_for_nothing() -> None:
-    play = Play([NoResponse("refused", was_sent=False)] * 7 + [prediction("starting")])
-
-    play.submit()
-
-    assert play.paused_s == pytest.approx([0.075 * 2**n for n in range(6)] + [3.75])
-
-
-def test_retries_end_when_patience_does_and_the_error_says_when_to_return() -> None:
-    full = refusal(429, "overloaded", retry_after="4")
-    play = Play([full] * 9, patience_s=10.0)
-
-    with pytest.raises(Overloaded) as caught:
-        play.submit()
-
-    assert caught.value.retry_after_s == 4.0
-    assert len(play.sent) == 3
-    assert play.clock.now <= 1010.0
-
-
-def test_a_service_that_asks_for_a_very_long_pause_is_believed_and_told_to_the_caller() -> None:
-    full = refusal(429, "overloaded", retry_after=str(int(RETRY_AFTER_S_MAX) + 1))
-
-    with pytest.raises(Overloaded):
-        Play([full], patience_s=1e9).submit()
 
 
 def test_run_returns_only_success() -> None:
@@ -321,10 +161,3 @@ def test_a_reference_that_names_no_model_is_refused_here(reference: str) -> None
     with pytest.raises(InvalidInput) as caught:
         model_path(reference)
     assert caught.value.field == "model"
-
-
-def test_a_service_that_is_away_is_told_with_the_reason() -> None:
-    play = Play([NoResponse("connection refused", was_sent=False)], patience_s=0)
-
-    with pytest.raises(ServiceUnavailable, match="connection refused"):
-        play.submit()

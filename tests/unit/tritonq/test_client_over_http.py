@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,11 @@ from tritonq import (
     AcceptanceUnknown,
     AsyncClient,
     Client,
+    Expired,
     InvalidInput,
+    KeyReused,
     NotFound,
+    NotRetryable,
     PredictionFailed,
     ServiceUnavailable,
     Unauthorized,
@@ -225,3 +229,79 @@ async def test_cancelling_an_asynchronous_wait_leaves_the_client_usable(gateway:
                 await client.run("echo", JPEG)
         gateway.may_end.set()
         assert (await client.get("p0", wait_s=5.0)).has_succeeded
+
+
+def test_a_key_stands_for_one_prediction_from_however_many_threads(
+    gateway: Gateway, client: Client
+) -> None:
+    with ThreadPoolExecutor(50) as threads:
+        submits = [
+            threads.submit(client.submit, "echo", JPEG, idempotency_key="k") for _ in range(50)
+        ]
+        assert {submit.result().id for submit in submits} == {"p0"}
+    with pytest.raises(KeyReused):
+        client.submit("echo", b"other", idempotency_key="k")
+
+
+def test_cancel_and_retry(gateway: Gateway, client: Client) -> None:
+    gateway.may_end.clear()
+    waiting = client.submit("echo", JPEG)
+    assert client.cancel(waiting.id).status == "canceled"
+    assert client.cancel(waiting.id).status == "canceled"
+    with pytest.raises(NotRetryable):
+        client.retry(waiting.id)
+    with pytest.raises(NotFound):
+        client.cancel("p99")
+
+    gateway.predictions[waiting.id]["outcome"] = {"status": "failed", "error": "no"}
+    first, second = client.retry(waiting.id), client.retry(waiting.id)
+    assert first.retry_of == second.retry_of == waiting.id
+    assert first.id != second.id, "each call is a retry of its own"
+    again = [client.retry(waiting.id, idempotency_key="once").id for _ in range(2)]
+    assert again[0] == again[1]
+
+
+def test_what_the_retention_removed_is_told_apart_from_the_unknown(
+    gateway: Gateway, client: Client
+) -> None:
+    gateway.answers.append(problem(410, "expired"))
+
+    with pytest.raises(Expired):
+        client.get("p1")
+
+
+def test_a_map_that_is_killed_and_run_again_under_keys_of_its_own_submits_nothing_twice(
+    gateway: Gateway, client: Client
+) -> None:
+    inputs = [str(number).encode() for number in range(20)]
+
+    items = client.map("echo", inputs, concurrency=2, key_of=bytes.decode)
+    next(items)
+    items.close()
+    assert 0 < gateway.accepted < 20
+    ids = {item.prediction.id for item in client.map("echo", inputs, key_of=bytes.decode)}  # type: ignore[union-attr]
+
+    assert gateway.accepted == len(ids) == 20
+
+
+def test_an_item_whose_wait_broke_still_has_its_prediction(
+    gateway: Gateway, client: Client
+) -> None:
+    gateway.has_accepted = lambda _: gateway.answers.append(problem(401, "unauthorized"))
+
+    (item,) = client.map("echo", [JPEG])
+
+    assert isinstance(item.error, Unauthorized)
+    assert item.error.prediction_id == "p0"
+    assert item.prediction is not None
+    assert item.prediction.id == "p0"
+
+
+async def test_the_asynchronous_client_cancels_and_retries_too(gateway: Gateway) -> None:
+    gateway.may_end.clear()
+    async with AsyncClient(gateway.url, patience_s=1.0) as client:
+        waiting = await client.submit("echo", JPEG, idempotency_key="k", cancel_after="90s")
+        assert waiting.deadline is not None
+        assert (await client.cancel(waiting.id)).status == "canceled"
+        gateway.predictions[waiting.id]["outcome"] = {"status": "failed", "error": "no"}
+        assert (await client.retry(waiting.id)).retry_of == waiting.id

@@ -3,37 +3,18 @@
 import gc
 import json
 import os
-import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from starlette.responses import Response
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from tests.played_gateway import PHOTOS, Gateway, problem
-from tritonq.cli import app
 
 Command = Callable[..., Result]
-
-
-@pytest.fixture
-def tritonq(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> Command:
-    monkeypatch.setenv("TRITONQ_URL", gateway.url)
-    monkeypatch.setenv("NO_COLOR", "1")
-    return lambda *arguments: CliRunner().invoke(app, [str(one) for one in arguments])
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for number in range(30):
-        (folder / f"{number:02d}.jpg").write_bytes(b"\xff\xd8\xff" + str(number).encode())
-    return folder
 
 
 def test_results_are_on_stdout_in_the_order_of_the_files(
@@ -156,21 +137,6 @@ def test_without_waiting_the_ids_are_printed(
     ]
 
 
-def test_a_run_without_files_takes_its_whole_input_from_fields(
-    tritonq: Command, gateway: Gateway, tmp_path: Path
-) -> None:
-    (tmp_path / "a.bin").write_bytes(b"abc")
-
-    result = tritonq(
-        "run", "echo", "-i", "text=hello", "-i", "n=3", "-i", f"f=@{tmp_path / 'a.bin'}", "--json"
-    )
-
-    assert result.exit_code == 0
-    given = json.loads(gateway.submits[0])["input"]
-    assert given == {"text": "hello", "n": 3, "f": "data:application/octet-stream;base64,YWJj"}
-    assert json.loads(result.stdout)["status"] == "succeeded"
-
-
 def test_priority_and_fields_are_passed_on(
     tritonq: Command, gateway: Gateway, photos: Path
 ) -> None:
@@ -218,7 +184,10 @@ def test_what_concerns_every_file_ends_the_run_with_its_exit_code(
         ("run", "echo", "-i", "a=1", "-i", "a=2"),
         ("run", "echo", "--priority", "urgent", "x"),
         ("run", "echo", "--concurrency", "0", "x"),
+        ("run", "echo", "--key", "k", __file__),
         ("get",),
+        ("cancel",),
+        ("retry",),
         ("nonsense",),
     ],
 )
@@ -230,25 +199,6 @@ def test_wrong_usage_is_exit_2_and_sends_nothing(
     assert result.exit_code == 2
     assert result.stderr
     assert gateway.requests == []
-
-
-def test_get_shows_a_prediction_and_its_end_decides_the_exit_code(
-    tritonq: Command, gateway: Gateway, photos: Path
-) -> None:
-    tritonq("run", "echo", photos / "00.jpg")
-    assert tritonq("get", "p0").exit_code == 0
-    assert json.loads(tritonq("get", "p0", "--json").stdout)["id"] == "p0"
-
-    gateway.outcome_of = lambda _: {"status": "failed", "error": "boom"}
-    failed = tritonq("get", "p0", "--wait")
-    assert (failed.exit_code, "boom" in failed.stdout) == (1, True)
-
-    assert tritonq("get", "p99").exit_code == 3
-
-    gateway.may_end.clear()
-    assert tritonq("get", "p0").exit_code == 0
-    late = tritonq("get", "p0", "--wait", "--timeout", "0.05")
-    assert (late.exit_code, "not ended" in late.stderr) == (5, True)
 
 
 def test_models_lists_what_is_on_offer(tritonq: Command) -> None:
@@ -279,121 +229,13 @@ def test_a_run_that_finds_no_service_says_so_at_once(
     assert "does not answer" in result.stderr
 
 
-def test_a_run_that_takes_too_long_is_exit_5_and_can_be_continued(
+def test_a_deadline_that_makes_no_sense_ends_the_run_at_once(
     tritonq: Command, gateway: Gateway, photos: Path
 ) -> None:
-    gateway.may_end.clear()
-
-    late = tritonq("run", "echo", photos, "--timeout", "0.5")
-    assert late.exit_code == 5
-    gateway.may_end.set()
-    again = tritonq("run", "echo", photos)
-
-    assert again.exit_code == 0
-    assert "going on with an interrupted run" in again.stderr
-    assert sorted(gateway.submits) == sorted(path.read_bytes() for path in photos.iterdir())
-
-
-def test_starting_over_submits_everything_again(
-    tritonq: Command, gateway: Gateway, photos: Path
-) -> None:
-    gateway.may_end.clear()
-    tritonq("run", "echo", photos, "--timeout", "0.5", "--concurrency", "4")
-    submitted = len(gateway.submits)
-    gateway.may_end.set()
-
-    assert tritonq("run", "echo", photos, "--fresh").exit_code == 0
-    assert len(gateway.submits) == submitted + 30
-
-
-def test_a_finished_command_starts_afresh(tritonq: Command, gateway: Gateway, photos: Path) -> None:
-    tritonq("run", "echo", photos)
-    tritonq("run", "echo", photos)
-
-    assert len(gateway.submits) == 60
-
-
-def test_a_file_that_changed_since_is_submitted_again(
-    tritonq: Command, gateway: Gateway, photos: Path
-) -> None:
-    gateway.may_end.clear()
-    tritonq("run", "echo", photos, "--timeout", "0.5")
-    (photos / "03.jpg").write_bytes(b"another")
-    gateway.may_end.set()
-
-    assert tritonq("run", "echo", photos).exit_code == 0
-    assert gateway.submits.count(b"another") == 1
-    assert len(gateway.submits) == 31
-
-
-def test_what_the_service_no_longer_knows_is_submitted_again(
-    tritonq: Command, gateway: Gateway, photos: Path
-) -> None:
-    gateway.may_end.clear()
-    tritonq("run", "echo", photos, "--timeout", "0.5")
-    gateway.predictions.clear()
-    gateway.may_end.set()
-
-    assert tritonq("run", "echo", photos).exit_code == 0
-    assert len(gateway.submits) == 60
-
-
-def _started(gateway: Gateway, photos: Path) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-m", "tritonq", "run", "echo", str(photos), "--concurrency", "4"],
-        env={**os.environ, "TRITONQ_URL": gateway.url, "NO_COLOR": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def _until(condition: Callable[[], bool], within_s: float = 20.0) -> None:
-    tick = threading.Event()
-    for _ in range(int(within_s / 0.01)):
-        if condition():
-            return
-        tick.wait(0.01)
-    raise AssertionError("it did not come to that")
-
-
-def test_ctrl_c_exits_130_and_the_same_command_again_submits_nothing_twice(
-    gateway: Gateway, photos: Path
-) -> None:
-    """Submits on their way when Ctrl-C comes are awaited and noted: the slow ones count."""
-    gateway.may_end.clear()
-    gateway.submit_delay_s = 0.3
-
-    with _started(gateway, photos) as run:
-        _until(lambda: len(gateway.submits) >= 3)
-        run.send_signal(signal.SIGINT)
-        _, notes = run.communicate(timeout=20)
-    assert run.returncode == 130
-    assert "The same command again continues" in notes
-    assert "Traceback" not in notes
-
-    gateway.may_end.set()
-    gateway.submit_delay_s = 0.0
-    with _started(gateway, photos) as again:
-        lines, notes = again.communicate(timeout=30)
-    assert again.returncode == 0
-    assert "going on with an interrupted run" in notes
-    assert [line.split("\t")[0] for line in lines.splitlines()] == [
-        str(photos / f"{number:02d}.jpg") for number in range(30)
-    ]
-    assert sorted(gateway.submits) == sorted(path.read_bytes() for path in photos.iterdir())
-
-
-def test_a_reader_who_leaves_ends_the_run_quietly(gateway: Gateway, photos: Path) -> None:
-    with _started(gateway, photos) as run:
-        assert run.stdout is not None
-        assert run.stderr is not None
-        run.stdout.close()
-        notes = run.stderr.read()
-        run.wait(timeout=20)
-
-    assert run.returncode == 141
-    assert "Traceback" not in notes
+    told = tritonq("run", "echo", photos, "--cancel-after", "a while")
+    assert (told.exit_code, told.stdout) == (1, "")
+    assert "cancel_after" in told.stderr
+    assert gateway.submits == []
 
 
 def test_a_disk_that_cannot_be_written_is_a_sentence_and_exit_1(

@@ -113,3 +113,54 @@ def test_journals_are_kept_in_the_cache_of_the_user(monkeypatch: pytest.MonkeyPa
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/home/somebody")
     assert journal_folder() == Path("/home/somebody/.cache/tritonq/runs")
+
+
+def test_a_run_is_begun_once_and_its_keys_are_the_same_ever_after(tmp_path: Path) -> None:
+    journal = Journal.open(tmp_path, "k")
+    begun = journal.begin("low", "90s")
+    key = journal.key("a.jpg", "aa")
+    os.close(journal._descriptor)  # as a kill does it
+
+    again = Journal.open(tmp_path, "k")
+    assert again.begun == again.begin("high", None) == begun
+    assert again.key("a.jpg", "aa") == key
+    others = [
+        again.key("b.jpg", "aa"),
+        again.key("a.jpg", "bb"),
+        again.key("a.jpg", "aa", instead_of="p1"),
+    ]
+    assert len({key, *others}) == 4
+    assert again.path.exists()
+    again.forget()
+    again.begin("low", None)
+    assert again.key("a.jpg", "aa") != key, "a run that starts over submits anew"
+    again.close()
+
+
+def test_a_run_is_begun_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = Journal.open(tmp_path, "k")
+    synced: list[bytes] = []
+    monkeypatch.setattr(os, "fsync", lambda _: synced.append((tmp_path / "k.jsonl").read_bytes()))
+
+    run = journal.begin("normal", None).run
+    journal.begin("normal", None)
+    journal.close()
+
+    (content,) = synced
+    assert run.encode() in content
+
+
+def test_a_file_is_the_same_from_wherever_it_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal.open(tmp_path, "k")
+    journal.begin("normal", None)
+    monkeypatch.chdir(tmp_path)
+    journal.note("photos/a.jpg", "aa", "p1")
+    key = journal.key("photos/a.jpg", "aa")
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path / "photos")
+
+    assert journal.find("../photos/a.jpg", "aa") == "p1"
+    assert journal.key("a.jpg", "aa") == key
+    journal.close()
