@@ -135,6 +135,7 @@ def _limits(settings: DispatcherSettings) -> DispatcherLimits:
         batch_rows_max=settings.batch_rows_max,
         held_bytes_max=settings.held_bytes_max,
         drain_s_max=settings.drain_s_max,
+        retention_days=settings.retention_days,
     )
 
 

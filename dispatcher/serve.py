@@ -6,7 +6,6 @@ import time
 from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,13 @@ from dispatcher.consume import RECORDINGS_MAX, Consumer
 from dispatcher.execute import ExecutionLimits, Executor, Parts
 from dispatcher.health import ModelHealth
 from dispatcher.turn import Turn
+from dispatcher.upkeep import Upkeep
 from tasks.registry import task
 from telemetry import metrics
 
 log = logging.getLogger(__name__)
 
 STATUS_EVERY_S = 1.0
-PARTITIONS_EVERY_S = 6 * 3600.0
 STUCK_AFTER_S = 5.0  # the loop has not come round to telling the status
 
 
@@ -41,6 +40,7 @@ class DispatcherLimits:
     batch_rows_max: int = 1024
     held_bytes_max: int = 256 * 1024 * 1024  # of all models' tickets
     drain_s_max: float = 10.0
+    retention_days: int = 0  # 0: for ever
 
 
 class Dispatcher:
@@ -56,6 +56,7 @@ class Dispatcher:
         # Each intake has its share for itself: none can keep the others from taking anything.
         self._intake_bytes_max = limits.held_bytes_max // (len(Priority) * max(1, len(catalog)))
         self._served = [self._serving(model, repository) for model in catalog]
+        self._upkeep = Upkeep(parts.ledger, parts.broker, parts.blobs, limits.retention_days)
         self._changed = asyncio.Event()  # somebody has gone away or is back: tell it at once
         for outage in (parts.ledger_outage, *(served.health.outage for served in self._served)):
             outage.when_changed(self._changed.set)
@@ -71,7 +72,7 @@ class Dispatcher:
         async with asyncio.TaskGroup() as tasks:
             background = [tasks.create_task(self._tell_status())]
             if await _unless(stop, self._parts.ledger_outage.ride_out(self._parts.ledger.migrate)):
-                background.append(tasks.create_task(self._make_partitions()))
+                background.append(tasks.create_task(self._upkeep.run()))
                 background.append(tasks.create_task(self._extend_leases()))
                 await self._serve_all(stop)
             for task_ in background:
@@ -155,12 +156,6 @@ class Dispatcher:
             await asyncio.sleep(LEASE_EXTENDED_EVERY_S / 2)  # so that none is much overdue
             for served in self._served:
                 await served.consumer.extend_leases()
-
-    async def _make_partitions(self) -> None:
-        ledger, outage = self._parts.ledger, self._parts.ledger_outage
-        while True:
-            await outage.ride_out(lambda: ledger.ensure_partitions(datetime.now(UTC)))
-            await asyncio.sleep(PARTITIONS_EVERY_S)
 
 
 @dataclass(frozen=True, slots=True)
