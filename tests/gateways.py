@@ -171,9 +171,9 @@ class PlayedDispatcher:
         await self.may_record.wait()
         ticket = delivery.ticket
         outcome = outcome_of(delivery)
-        await self.ledger.record([Prediction(ticket.without_contents(), outcome)])
+        kept = await self.ledger.record([Prediction(ticket.without_contents(), outcome)])
         self.recorded.set()
-        if self.announces:
+        if self.announces and kept:
             await self.broker.announce([outcome])
         await self.may_ack.wait()
         await delivery.ack()
