@@ -24,7 +24,8 @@ from telemetry import metrics
 
 log = logging.getLogger(__name__)
 
-# How often a model may go away under the same rows before they are taken for the cause.
+# How often a model may go away under the same row before it is taken for the cause; several rows
+# together are taken apart after the second time.
 DOWNFALLS_MAX = 4
 
 Outputs = Mapping[str, NDArray[Any]]
@@ -97,7 +98,7 @@ class Inference:
         except InferenceError as error:
             if len(numbers) == 1:
                 return {numbers[0]: Answer(error, _ms_since(began_s))}
-            if isinstance(error, Overran):
+            if isinstance(error, Overran | BroughtDown):
                 return await self._each_alone(asked, numbers)
             # One bad row must not fail its neighbours: halve until it stands alone.
             log.warning("batch.halved", extra={"rows": len(numbers), "reason": str(error)})
@@ -108,8 +109,8 @@ class Inference:
     async def _each_alone(self, asked: _Asked, numbers: Sequence[int]) -> dict[int, Answer]:
         """Ask for one row at a time; those that are slow last, with all the time there is.
 
-        Halving would cost a whole execution's time at each step, and the neighbours of a row that
-        hangs would wait for all of it.
+        Halving would cost a whole execution's time at each step, or another end of the model's
+        process, and the neighbours of the bad row would wait for all of it.
         """
         log.warning("batch.taken_apart", extra={"rows": len(numbers)})
         answers: dict[int, Answer] = {}
@@ -143,7 +144,8 @@ class Inference:
         # These rows may be what brought the model down, and so may those of other batches in
         # flight. One of those batches at a time, or the innocent ones would look as guilty.
         async with self._one_at_a_time:
-            for _ in range(DOWNFALLS_MAX - 1):
+            # Each costs seconds: it is the single row that gets all of them.
+            for _ in range(DOWNFALLS_MAX - 1 if len(numbers) == 1 else 1):
                 try:
                     return await self._request(asked, numbers, hurried=hurried)
                 except ModelUnavailable as error:

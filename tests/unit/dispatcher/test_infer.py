@@ -143,8 +143,8 @@ def test_a_row_that_brings_the_model_down_each_time_fails_alone() -> None:
 
     triton = DoublingTriton(objection)
     assert results(ran(triton, rows_of(range(4)))) == [0, 2, 4, "inference_failed"]
-    # Halved twice, so three sets of rows that had 3 in it, each tried as often as allowed.
-    assert len(triton.requests) == 3 * DOWNFALLS_MAX + 2
+    # Twice together, then each alone, and only the bad one as often as allowed.
+    assert triton.requests == [(4, 1)] * 2 + [(1, 1)] * (3 + DOWNFALLS_MAX)
 
 
 def test_a_row_that_never_ends_is_asked_for_last_and_alone_with_all_the_time_there_is() -> None:
