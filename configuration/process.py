@@ -4,7 +4,11 @@ A process that cannot be configured says why, once, in its log, and ends with ex
 but a person can mend it, so nobody should start it again and again.
 """
 
+import asyncio
 import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
@@ -16,7 +20,9 @@ from contract.queue import DEFAULT_NAMESPACE
 
 log = logging.getLogger(__name__)
 
+EXIT_BUG = 1
 EXIT_WRONG_CONFIGURATION = 2
+END_S_MAX = 10.0  # to end in good order after a bug
 RETENTION_DAYS_MIN = 7
 
 
@@ -134,3 +140,40 @@ def log_problems(kind: type[ProcessSettings], error: ValidationError) -> None:
     for problem in error.errors(include_url=False, include_context=False, include_input=False):
         setting = prefix + "_".join(str(part) for part in problem["loc"]).upper()
         log.critical("settings.wrong", extra={"setting": setting, "reason": problem["msg"]})
+
+
+@contextmanager
+def ended_by_bugs() -> Iterator[None]:
+    """Have a bug in a callback or a background task end this block, as if it were raised in it.
+
+    asyncio only logs such errors: the process would live on without whatever failed. Connections
+    that break in a library's own tasks are no bugs, but outages, which somebody else notices too.
+
+    To be entered in the task that everything else hangs on. Where that does not end within 10 s,
+    the process exits with status 1 as it stands.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    bugs: list[BaseException] = []
+
+    def heard(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if error is None or isinstance(error, OSError):
+            loop.default_exception_handler(context)
+            return
+        log.critical("process.bug", exc_info=error, extra={"where": context.get("message")})
+        if not bugs:
+            loop.call_later(END_S_MAX, os._exit, EXIT_BUG)
+            task.cancel()
+        bugs.append(error)
+
+    loop.set_exception_handler(heard)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not bugs:
+            raise
+    finally:
+        loop.set_exception_handler(None)
+    if bugs:
+        raise bugs[0]

@@ -16,7 +16,13 @@ from pydantic import ValidationError
 
 from blobs import Blobs
 from broker import Broker
-from configuration.process import EXIT_WRONG_CONFIGURATION, WrongConfiguration, log_problems
+from configuration.process import (
+    EXIT_BUG,
+    EXIT_WRONG_CONFIGURATION,
+    WrongConfiguration,
+    ended_by_bugs,
+    log_problems,
+)
 from contract.catalog import Catalog
 from contract.queue import QueueNames
 from dispatcher.encode import Encoder
@@ -54,7 +60,7 @@ def main() -> int:
         status = EXIT_WRONG_CONFIGURATION
     except* Exception:
         log.critical("dispatcher.bug", exc_info=True)
-        status = 1
+        status = EXIT_BUG
     return status
 
 
@@ -71,7 +77,8 @@ async def _serve(settings: DispatcherSettings) -> None:
         if settings.metrics_port:
             _expose(settings, dispatcher, opened)
         log.info("dispatcher.started", extra={"dispatcher": settings.name})
-        await dispatcher.run(stop)
+        with ended_by_bugs():
+            await dispatcher.run(stop)
     log.info("dispatcher.stopped")
 
 

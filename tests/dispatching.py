@@ -9,8 +9,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import pytest
+from nats.aio.client import Client
 
 from blobs import Blobs
 from broker import Broker
@@ -79,6 +81,18 @@ class House:
         async with asyncio.timeout(deadline_s):
             while (await self.broker.depth()).tickets:
                 await asyncio.sleep(0.02)
+
+
+async def short_leases(house: House, lease_s: float, *, model: str = "identity") -> None:
+    """Shorten the lease, which is 6 s, to what a test can wait for again and again."""
+    client = Client()
+    await client.connect(house.nats.url, token=house.nats.token)
+    names = QueueNames(house.namespace)
+    for priority in Priority:
+        consumer = names.consumer(priority, model)
+        config = (await client.jetstream().consumer_info(names.stream, consumer)).config
+        await client.jetstream().add_consumer(names.stream, replace(config, ack_wait=lease_s))
+    await client.close()
 
 
 @pytest.fixture
@@ -165,6 +179,23 @@ class Statuses:
                 await self._heard.wait()
 
 
+_LISTENERS = WeakKeyDictionary[Broker, list[Statuses]]()
+
+
+async def _listening(broker: Broker, statuses: Statuses) -> Statuses:
+    """A broker subscribes once; a test may start several dispatchers."""
+
+    def heard(status: DispatcherStatus) -> None:
+        for each in _LISTENERS[broker]:
+            each.heard(status)
+
+    if broker not in _LISTENERS:
+        _LISTENERS[broker] = []
+        await broker.subscribe_dispatchers(heard)
+    _LISTENERS[broker].append(statuses)
+    return statuses
+
+
 def is_well(status: DispatcherStatus) -> bool:
     return not any(status.models.values())
 
@@ -182,8 +213,8 @@ class DispatcherProcess:
     def terminate(self) -> None:
         self._process.terminate()
 
-    async def wait(self) -> int:
-        async with asyncio.timeout(DEADLINE_S):
+    async def wait(self, *, deadline_s: float = DEADLINE_S) -> int:
+        async with asyncio.timeout(deadline_s):
             return await self._process.wait()
 
     async def log(self) -> str:
@@ -194,7 +225,12 @@ class DispatcherProcess:
 
 @asynccontextmanager
 async def dispatcher_process(
-    house: House, *, name: str = "p1", wait_until_well: bool = True, **settings: object
+    house: House,
+    *,
+    name: str = "p1",
+    module: str = "dispatcher",
+    wait_until_well: bool = True,
+    **settings: object,
 ) -> AsyncIterator[DispatcherProcess]:
     """A dispatcher in a process of its own; killed at the end if it is still there."""
     environment = {
@@ -211,10 +247,9 @@ async def dispatcher_process(
         "DISPATCHER_LOG_LEVEL": "warning",
         **{f"DISPATCHER_{key.upper()}": str(value) for key, value in settings.items()},
     }
-    statuses = Statuses(name)
-    await house.broker.subscribe_dispatchers(statuses.heard)
+    statuses = await _listening(house.broker, Statuses(name))
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "dispatcher", cwd=ROOT, env={**os.environ, **environment},
+        sys.executable, "-m", module, cwd=ROOT, env={**os.environ, **environment},
         stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:
