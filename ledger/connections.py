@@ -5,6 +5,7 @@ Every statement runs inside `Connections.borrow`, which is also where asyncpg's 
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
@@ -22,6 +23,8 @@ CONNECT_S_MAX = 5.0
 STATEMENT_S_MAX = 10.0  # ours take milliseconds; one that takes this long is stuck
 BORROW_S_MAX = 10.0  # waiting for a connection, or for a broken one to let go
 CLOSE_S_MAX = 5.0
+
+_HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:/?#\[\]]*)(:[0-9]{1,5})?")
 
 # What may pass by itself. Some of it needs an operator (credentials, a full disk), but no code.
 _PASSING = (
@@ -57,8 +60,11 @@ class Connections:
         Raises:
             ValueError: not a DSN of Postgres. The message does not repeat it: it holds a password.
         """
-        if urlsplit(dsn).scheme not in ("postgresql", "postgres"):
-            raise ValueError("a Postgres DSN reads postgresql://user:password@host:port/database")
+        if not _is_dsn(dsn):
+            raise ValueError(
+                "a Postgres DSN reads postgresql://user:password@host:port/database, with %XX for"
+                " the special characters of a password"
+            )
         pool = await asyncpg.create_pool(
             dsn,
             min_size=0,  # so that Postgres may be down now
@@ -89,6 +95,9 @@ class Connections:
                     raise LedgerUnavailable("the connection to the ledger was lost") from error
         except _PASSING as error:
             raise LedgerUnavailable(_what_is_wrong(error)) from error
+        except asyncpg.ClientConfigurationError:
+            # Without the cause: it quotes the DSN, which is first looked into when it is used.
+            raise LedgerUnavailable("an option in the ledger's DSN makes no sense") from None
         except asyncpg.CheckViolationError as error:
             # One of the table's constraints has a name, and breaking it is a bug. A partition's
             # bounds have none: a new partition has just taken over this part of the default one.
@@ -104,6 +113,20 @@ class Connections:
                 await self._pool.close()
         except _PASSING:
             log.warning("ledger.close_forced")
+
+
+def _is_dsn(dsn: str) -> bool:
+    """Whether asyncpg can read it: where it cannot, it quotes what may be half of a password."""
+    try:
+        parts = urlsplit(dsn)
+    except ValueError:
+        return False
+    hosts = parts.netloc.rpartition("@")[2].split(",")
+    return (
+        parts.scheme in ("postgresql", "postgres")
+        and not parts.fragment
+        and all(map(_HOST_AND_PORT.fullmatch, hosts))
+    )
 
 
 async def _keep(_: object) -> None:

@@ -24,12 +24,37 @@ def test_partitions_are_wanted_from_last_week_to_four_weeks_ahead() -> None:
     assert weeks_around(sunday_night.astimezone(timezone(timedelta(hours=9)))) == mondays
 
 
-@pytest.mark.parametrize("dsn", ["", "localhost/db", "mysql://user:very-secret@host/db"])
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "",
+        "localhost/db",
+        "mysql://user:very-secret@host/db",
+        "postgresql://user:very-secret#1@host/db",
+        "postgresql://user:1/very-secret@host/db",
+        "postgresql://user:1?very-secret@host/db",
+        "postgresql://user@host:very-secret/db",
+        "postgresql://user@[very-secret]/db",
+    ],
+)
 async def test_what_is_no_dsn_is_refused_and_not_repeated(dsn: str) -> None:
     with pytest.raises(ValueError, match="postgresql://") as refused:
         await Ledger.connect(dsn)
 
     assert "very-secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "postgresql://user:1@one:5432,two:5433/db?target_session_attrs=primary",
+        "postgresql://user:1@[::1]:5432/db",
+        "postgres:///db?host=/run/postgresql",
+        "postgresql://user:a%23b%2Fc@host",
+    ],
+)
+async def test_every_form_of_dsn_that_asyncpg_reads_is_taken(dsn: str) -> None:
+    await (await Ledger.connect(dsn)).close()
 
 
 async def test_an_unreachable_postgres_is_unavailable_on_use_and_not_before() -> None:
