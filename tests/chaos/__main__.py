@@ -21,6 +21,7 @@ def main() -> int:
     arguments.add_argument("--cells", default="*", help="names with *, by comma")
     arguments.add_argument("--side-by-side", type=int, default=2, help="installations at once")
     arguments.add_argument("--document", action="store_true", help="write docs/reliability.md")
+    arguments.add_argument("--keep", choices=("red", "all"), default="red", help="histories")
     given = arguments.parse_args()
     logging.basicConfig(handlers=[logging.NullHandler()])  # what happens is in the histories
     seed = given.seed or random.SystemRandom().randrange(1, 1_000_000)
@@ -35,7 +36,7 @@ def main() -> int:
         done += 1
         _say(f"{done:3}/{len(cells)} {line_of(result)}")
 
-    campaign = Campaign(cells, seed, told)
+    campaign = Campaign(cells, seed, told, keep=given.keep)
     asyncio.run(campaign.run(min(given.side_by_side, len(cells))))
     _say(table_of(campaign.results, seed))
     keep_results(campaign.results, seed)

@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Literal
 
 from standalone import backoff
 from tests.chaos.attack import Attack, Result
@@ -23,6 +24,7 @@ CELL_S_MAX = 240.0
 STEADY_S = 1.0  # each cell stands for itself: a service that an earlier one killed is no loop
 
 Told = Callable[[Result], None]
+Keep = Literal["all", "red", "none"]  # of which cells the history and the logs are kept
 
 
 class Campaign:
@@ -35,13 +37,13 @@ class Campaign:
         told: Told,
         *,
         bug: Bug = Bug.NONE,
-        keeps: bool = True,
+        keep: Keep = "red",
     ) -> None:
         self._left = list(cells)
         self._seed = seed
         self._told = told
         self._bug = bug
-        self._keeps = keeps  # the histories and logs of red cells
+        self._keep = keep
         self.results: list[Result] = []
 
     async def run(self, side_by_side: int) -> None:
@@ -79,7 +81,7 @@ class Campaign:
                         await _played(attack, result)
                         history.close()
                     self.results.append(result)
-                    if not result.is_green and self._keeps:
+                    if self._keep == "all" or (self._keep == "red" and not result.is_green):
                         result.history = _kept(place, history.path, result)
                     self._told(result)
                     if not result.is_green:

@@ -25,6 +25,7 @@ class Kind(StrEnum):
 
     LOST = "lost"  # accepted, and neither in the queue nor in the ledger
     STUCK = "stuck"  # accepted, and not ended long after the fault was over
+    LEFTOVER = "leftover"  # it has ended, and its ticket stays in the queue
     DOUBLE = "double"  # two different outcomes were seen, or one was announced twice
     WRONG = "wrong"  # the output is not what a lone call to the model gives
     FAILED = "failed"  # it failed, or was canceled, and nothing it was asked for explains that
@@ -258,7 +259,9 @@ def _keys(facts: _Facts) -> Iterator[Violation]:
 def _afterwards(facts: _Facts) -> Iterator[Violation]:
     if facts.rules.finishes:
         for each in facts.end.queued:
-            if each not in facts.accepted:
+            if each in facts.rows:
+                yield Violation(Kind.LEFTOVER, f"{each} has ended and is in the queue")
+            elif each not in facts.accepted:
                 yield Violation(Kind.STUCK, f"{each}, of which no caller knows, is in the queue")
     for part, reason in facts.end.missing.items():
         yield Violation(Kind.UNREADY, f"{part}: {reason}")

@@ -3,11 +3,10 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from random import Random
-from urllib.parse import urlsplit
 
 import asyncpg
 import psutil
@@ -19,23 +18,23 @@ from tests.chaos.proxy import Slowness
 from tests.chaos.site import Site
 
 SLOWNESS = Slowness(delay_s=0.15, bytes_per_s=256 * 1024)
-SIGNALS_S_MAX = 10.0
+ENDED_S_MAX = 60.0
 STREAM_ROOM = 15  # tickets that still fit when the stream is made full
 BALLAST_CHUNK = 1 << 20
-
-Undo = Callable[[], Awaitable[None]]
 
 
 @asynccontextmanager
 async def afflicted(
     site: Site, target: Target, fault: Fault, random: Random
 ) -> AsyncIterator[None]:
-    """The fault is there while the block runs; where it is a mere blow, from then on."""
+    """The fault is there while the block runs; where it ends a process, until that has ended."""
     async with AsyncExitStack() as undone:
         match fault:
             case Fault.KILL | Fault.TERMINATE:
                 number = signal.SIGKILL if fault is Fault.KILL else signal.SIGTERM
-                _victim(site, target, random).send_signal(number)
+                victim = _victim(site, target, random)
+                victim.send_signal(number)
+                undone.push_async_callback(_ended, victim)
             case Fault.FREEZE | Fault.LONG_FREEZE | Fault.RIVAL:
                 await undone.enter_async_context(_frozen(_family(site, target, random)))
             case Fault.CUT | Fault.SILENCE | Fault.SLOW:
@@ -68,6 +67,20 @@ def _family(site: Site, target: Target, random: Random) -> list[psutil.Process]:
     if target is Target.POSTGRES:  # each connection has a process of its own
         return [victim, *victim.children(recursive=True)]
     return [victim]
+
+
+async def _ended(process: psutil.Process) -> None:
+    """Wait until it has ended: told to terminate, it may have something to finish."""
+    async with asyncio.timeout(ENDED_S_MAX):
+        while _is_alive(process):
+            await asyncio.sleep(0.01)
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 @asynccontextmanager
@@ -186,10 +199,3 @@ async def _down(site: Site, target: Target) -> AsyncIterator[None]:
         yield
     finally:
         gate.set()
-
-
-def address(dsn: str) -> tuple[str, int]:
-    parts = urlsplit(dsn)
-    assert parts.hostname is not None
-    assert parts.port is not None
-    return parts.hostname, parts.port

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from contract.ids import new_prediction_id, to_uuid
-from contract.moves import ENDED
+from contract.moves import ENDED, State
 from tests.chaos.history import Call, History
 from tests.chaos.http import Answer, NoAnswer, ask
 from tests.chaos.sight import all_seen_in
@@ -23,7 +23,7 @@ TEXT_PATH = "/v1/models/triton/identity/predictions"
 IMAGE_PATH = "/v1/models/triton/efficientnet_lite0/predictions"
 CALLERS_MAX = 600  # more than these and the machine is what is being tested
 PATIENCE_S = 45.0  # a caller's, beyond the wait it asked for
-POLL_S_FIRST, POLL_S_MAX = 0.05, 0.6
+POLL_S_FIRST, POLL_S_MAX = 0.05, 1.5
 KEPT_ENDED = 200
 
 
@@ -68,6 +68,7 @@ class Load:
         self._numbers = 0
         self._changed = asyncio.Event()
         self._ended_ids: list[str] = []
+        self._failed_ids: list[str] = []
         self.fates: list[Fate] = []
         self.turned_away = 0  # callers who did not come, because too many were there
         self._habits: tuple[tuple[int, Callable[[], Awaitable[None]]], ...] = (
@@ -213,8 +214,13 @@ class Load:
         await self._poll(call)
 
     async def _sets_a_deadline(self) -> None:
+        """And tries once more, without one, what was not run in time."""
         call = await self._submit_text(cancel_after_s=self._random.choice((1.0, 2.0, 30.0)))
         await self._wait(call)
+        if self._failed_ids and self._failed_ids[-1] == _id(call):
+            path = f"/v1/predictions/{_id(call)}/retry"
+            again = await self._call("retry", "POST", path, asked=call.asked)
+            await self._poll(again)
 
     # What they are made of.
 
@@ -254,7 +260,7 @@ class Load:
             if call.status in (404, 410) or self._ends(submitted, call):
                 return
             if call.status != 200:
-                await asyncio.sleep(POLL_S_MAX)
+                await asyncio.sleep(0.5)
 
     def _has_ended(self, submitted: Call) -> bool:
         return self._ends(submitted, submitted)
@@ -265,6 +271,8 @@ class Load:
             return False
         self.fates.append(Fate(submitted.asked.partition(":")[0], submitted.ended, call.ended))
         self._ended_ids.append(call.seen[0].id)
+        if call.seen[0].state is State.FAILED:
+            self._failed_ids.append(call.seen[0].id)
         del self._ended_ids[:-KEPT_ENDED]
         self._changed.set()
         return True
@@ -327,6 +335,10 @@ def _call(
         kind, began, ended, answer.status, seen,
         retry_after=retry_after, failure=failure, **told,
     )  # fmt: skip
+
+
+def _id(call: Call) -> str:
+    return call.seen[0].id if call.seen else ""
 
 
 def _code(body: bytes) -> str:

@@ -67,6 +67,10 @@ def test_an_accepted_prediction_that_is_still_queued_is_stuck() -> None:
     assert judged(queued=[OTHER]) == {Kind.STUCK}
 
 
+def test_a_ticket_that_outlives_its_prediction_is_a_leftover() -> None:
+    assert judged(submit(), row(), queued=[ID]) == {Kind.LEFTOVER}
+
+
 def test_two_outcomes_of_one_prediction_are_a_double() -> None:
     later = sight(State.SUCCEEDED, succeeded(completed_at="later"))
     assert judged(submit(), get(2.0, ENDED), get(3.0, later), row()) == {Kind.DOUBLE}

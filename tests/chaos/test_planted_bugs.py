@@ -32,5 +32,5 @@ def test_a_planted_bug_is_reported_by_its_own_word(bug: Bug, cell: Cell, kind: K
 
 def played(cell: Cell, bug: Bug) -> Result:
     results: list[Result] = []
-    asyncio.run(Campaign([cell], SEED, results.append, bug=bug, keeps=False).run(1))
+    asyncio.run(Campaign([cell], SEED, results.append, bug=bug, keep="none").run(1))
     return results[0]
