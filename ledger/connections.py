@@ -125,6 +125,7 @@ def _is_dsn(dsn: str) -> bool:
     return (
         parts.scheme in ("postgresql", "postgres")
         and not parts.fragment
+        and "@" not in parts.path + parts.query  # of a password with a / or a ? in it
         and all(map(_HOST_AND_PORT.fullmatch, hosts))
     )
 
