@@ -7,13 +7,21 @@ import re
 
 import grpc
 
-from contract.errors import BatchFailed, InferenceError, ModelRejected, ModelUnavailable
+from contract.errors import (
+    BatchFailed,
+    InferenceError,
+    ModelRejected,
+    ModelUnavailable,
+    UnusableOutput,
+)
 
 MESSAGE_CHARACTERS_MAX = 300
 
 _REQUEST_ID = re.compile(r"\[request id: [^\]]*\] ")
 _IN_PYTHON = re.compile(r".*Failed to process the request\(s\) for model '[^']*', message: ")
 
+# The channel's own words: it says so without having read the answer.
+_ANSWER = re.compile(r"Received message larger than max \((\d+) vs\.? (\d+)\)")
 _OVERRAN = re.compile(r"overran the [\d.]+ s of one execution")  # our own backend's words
 
 _REJECTED = {
@@ -38,6 +46,10 @@ def failure_from(
     and costs nobody a prediction. That includes NOT_FOUND, because the catalog vouches for the
     model: Triton has not loaded it, or is loading it again.
     """
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and (size := _ANSWER.search(details)):
+        return UnusableOutput(
+            f"model {model} answered with {size[1]} bytes; at most {size[2]} are read"
+        )
     if code in _REJECTED:
         return ModelRejected(f"model {model} refused the request: {_safe(details)}")
     if code in _FAILED and "is not healthy" not in details:

@@ -27,14 +27,18 @@ READY_S_MAX = 2.0
 LOAD_S_MAX = 120.0
 SECRET_HEADER = "triton-grpc-protocol-admin"  # noqa: S105 -- the header's name
 
+# Of one answer, which is in memory as a whole. Eight times what may be kept of one row: a batch of
+# such rows is asked for in smaller parts.
+ANSWER_BYTES_MAX = 64 * 1024 * 1024
+
 CHANNEL_OPTIONS = (
     # A batch of images is larger than gRPC's 4 MiB; Triton itself has no limit.
     ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_receive_message_length", ANSWER_BYTES_MAX),
     # By default the first attempt after an outage comes a second late, the next ones much later.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 500),
 )
 
 
@@ -71,6 +75,7 @@ class Triton:
             ModelUnavailable: Triton or the model's process does not work; the same request may
                 succeed later.
             ModelRejected: the tensors do not fit the model.
+            UnusableOutput: the answer is larger than anybody could keep, or than one batch may be.
             BatchFailed: the model failed on this batch, perhaps because of one row; `Overran` if
                 it took too long.
         """

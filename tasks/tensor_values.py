@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from contract.catalog import Tensor
 from contract.errors import InvalidInput, UnusableOutput
+from contract.limits import OUTPUT_BYTES_MAX
 from contract.prediction import JSON, File
 from tasks import fields
 
@@ -30,6 +31,9 @@ DTYPES: dict[str, np.dtype[Any]] = {
     BYTES: np.dtype(np.object_),
 }
 # By numpy's kind of the tensor: what JSON may hold for it, and how to say so. `bool` is no number.
+# A comma, and of each kind of number the shortest there is: 0.0, 0, true.
+_ELEMENT_BYTES_LEAST = {"f": 4, "i": 2, "u": 2, "b": 5}
+
 _ACCEPTED: dict[str, tuple[frozenset[type], str]] = {
     "b": (frozenset({bool}), "booleans"),
     "u": (frozenset({int}), "whole numbers"),
@@ -81,15 +85,32 @@ def to_json(tensor: Tensor, array: NDArray[Any]) -> JSON:
     """Write an array as nested lists; BYTES as text where it is text, or else as a data URI.
 
     Raises:
-        UnusableOutput: NaN, infinity, or a shape that the tensor's dims do not allow.
+        UnusableOutput: NaN, infinity, a shape that the tensor's dims do not allow, or more than an
+            output may hold.
     """
     if not _fits(array.shape, tensor.dims):
         raise UnusableOutput(f"{tensor.name} is {list(array.shape)}, not {dims_text(tensor)}")
+    # As Python objects it would take eight times its size, and hold everything else up.
+    if (least := _json_bytes_least(array)) > OUTPUT_BYTES_MAX:
+        raise UnusableOutput(
+            f"{tensor.name} is {list(array.shape)}, at least {least} bytes of JSON;"
+            f" at most {OUTPUT_BYTES_MAX} are kept"
+        )
     if tensor.datatype == BYTES:
         return _texts(array.tolist())
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise UnusableOutput(f"{tensor.name} holds NaN or infinity, which JSON cannot")
     return array.tolist()
+
+
+def _json_bytes_least(array: NDArray[Any]) -> int:
+    """What its JSON takes at the very least, commas and brackets included."""
+    lists = max((math.prod(array.shape[:axis]) for axis in range(array.ndim)), default=0)
+    if array.dtype.kind == "O":
+        elements = sum(map(len, array.flat)) + 3 * array.size
+    else:
+        elements = _ELEMENT_BYTES_LEAST[array.dtype.kind] * array.size
+    return max(elements, 3 * lists)
 
 
 def dims_text(tensor: Tensor) -> str:

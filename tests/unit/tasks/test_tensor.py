@@ -2,8 +2,10 @@
 
 import base64
 import math
+import tracemalloc
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,10 +15,11 @@ from hypothesis.extra import numpy as arrays
 from contract.catalog import Model, Tensor
 from contract.errors import InvalidInput, UnusableOutput
 from contract.ids import PredictionId
+from contract.limits import OUTPUT_BYTES_MAX
 from contract.prediction import JSON, File, Ticket
 from tasks.registry import task
 from tasks.tensor import TensorTask
-from tasks.tensor_values import DTYPES
+from tasks.tensor_values import DTYPES, _json_bytes_least
 
 TASK = TensorTask()
 NUMERIC = sorted(set(DTYPES) - {"BYTES"})
@@ -225,6 +228,49 @@ def test_a_file_that_does_not_fit_is_refused(tensor: Tensor, rule: str) -> None:
 def test_numbers_that_json_cannot_hold_are_no_answer(wrong: float) -> None:
     with pytest.raises(UnusableOutput, match="x holds NaN or infinity"):
         written(Tensor("x", "FP32", (2,)), np.array([0, wrong], np.float32))
+
+
+@pytest.mark.parametrize(
+    ("datatype", "shape"),
+    [
+        ("FP32", (OUTPUT_BYTES_MAX // 4 + 1,)),
+        ("UINT8", (OUTPUT_BYTES_MAX // 2 + 1,)),
+        ("BOOL", (OUTPUT_BYTES_MAX // 5 + 1,)),
+        ("FP32", (OUTPUT_BYTES_MAX // 3 + 1, 0)),  # so many empty lists
+        ("FP32", (1, 200 * 1024 * 1024 // 4)),
+    ],
+)
+def test_an_output_that_cannot_fit_is_refused_before_anything_is_made_of_it(
+    datatype: str, shape: tuple[int, ...]
+) -> None:
+    tensor = Tensor("x", datatype, (-1,) * len(shape))
+    array = np.lib.stride_tricks.as_strided(  # takes no memory itself
+        np.zeros(1, DTYPES[datatype]), shape, (0,) * len(shape)
+    )
+    tracemalloc.start()
+    try:
+        with pytest.raises(UnusableOutput, match="at most 8388608 are kept"):
+            written(tensor, array)
+        assert tracemalloc.get_traced_memory()[1] < 1024 * 1024
+    finally:
+        tracemalloc.stop()
+
+
+def test_long_texts_count_as_well() -> None:
+    array = np.empty(2, np.object_)
+    array[:] = [b"x" * (OUTPUT_BYTES_MAX // 2)] * 2
+    with pytest.raises(UnusableOutput, match="at most"):
+        written(Tensor("x", "BYTES", (2,)), array)
+
+
+@given(
+    st.sampled_from(["FP32", "INT8", "BOOL"]),
+    st.lists(st.integers(0, 4), min_size=1, max_size=4),
+)
+def test_nothing_that_fits_is_refused(datatype: str, shape: list[int]) -> None:
+    array = np.zeros(shape, DTYPES[datatype])
+    value = written(Tensor("x", datatype, (-1,) * len(shape)), array)
+    assert _json_bytes_least(array) <= len(msgspec.json.encode(value)) + 1
 
 
 def test_an_output_of_another_shape_is_no_answer() -> None:
