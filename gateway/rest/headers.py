@@ -83,10 +83,10 @@ def parse_cancel_after_ms(value: object, *, field: str) -> int:
     Raises:
         InvalidInput: none of these, or not 1 second to 30 days.
     """
+    milliseconds: float
     # A boolean is a number to Python, and none in JSON.
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if is_number:
-        milliseconds = float(value) * 1000  # type: ignore[arg-type]  # a number, as was seen
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        milliseconds = value * 1000
     else:
         found = _DURATION.fullmatch(value) if isinstance(value, str) and value else None
         if found is None:

@@ -4,7 +4,16 @@ from hypothesis import strategies as st
 
 from contract.errors import InvalidInput
 from contract.prediction import Priority
-from gateway.rest.headers import WAIT_S_MAX, parse_priority, preferred_wait_s, queried_wait_s
+from gateway.rest.headers import (
+    CANCEL_AFTER_MS_MAX,
+    CANCEL_AFTER_MS_MIN,
+    WAIT_S_MAX,
+    parse_cancel_after_ms,
+    parse_key,
+    parse_priority,
+    preferred_wait_s,
+    queried_wait_s,
+)
 
 
 @pytest.mark.parametrize(
@@ -60,3 +69,78 @@ def test_a_priority_is_one_of_three_words() -> None:
     for wrong in ("HIGH", "", "urgent", 1, None, ["high"]):
         with pytest.raises(InvalidInput):
             parse_priority(wrong, field="priority")
+
+
+@pytest.mark.parametrize(
+    ("given", "after_ms"),
+    [
+        ("1s", 1000),
+        ("90", 90_000),
+        ("1m30s", 90_000),
+        ("1m30", 90_000),
+        ("2h", 7_200_000),
+        ("1d12h", 129_600_000),
+        ("1.5s", 1500),
+        ("30d", CANCEL_AFTER_MS_MAX),
+        (1, 1000),
+        (1.0005, 1000),
+        (2_592_000, CANCEL_AFTER_MS_MAX),
+    ],
+)
+def test_a_duration_is_text_with_units_or_a_number_of_seconds(given: object, after_ms: int) -> None:
+    assert parse_cancel_after_ms(given, field="f") == after_ms
+
+
+@pytest.mark.parametrize(
+    ("given", "rule"),
+    [
+        ("", "duration"),
+        ("s", "duration"),
+        ("1 m", "duration"),
+        ("1s1m", "duration"),
+        ("1.5m", "duration"),
+        ("-1s", "duration"),
+        ("1e3", "duration"),
+        ("nan", "duration"),
+        ("9" * 400, "duration"),
+        ("\N{ARABIC-INDIC DIGIT ONE}s", "duration"),
+        (None, "duration"),
+        (True, "duration"),
+        ({}, "duration"),
+        ("0s", "range"),
+        ("0.999s", "range"),
+        ("30d1s", "range"),
+        (0, "range"),
+        (-5, "range"),
+        (float("inf"), "range"),
+        (float("nan"), "range"),
+        (10**300, "range"),
+        (10**400, "range"),
+    ],
+)
+def test_what_is_no_duration_of_a_second_to_thirty_days_is_refused(
+    given: object, rule: str
+) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        parse_cancel_after_ms(given, field="f")
+    assert (refused.value.field, refused.value.rule) == ("f", rule)
+
+
+@given(st.text(max_size=40) | st.integers() | st.floats())
+def test_no_duration_leads_out_of_its_range(given_: object) -> None:
+    try:
+        after_ms = parse_cancel_after_ms(given_, field="f")
+    except InvalidInput:
+        return
+    assert CANCEL_AFTER_MS_MIN <= after_ms <= CANCEL_AFTER_MS_MAX
+
+
+def test_a_key_is_printable_text_with_or_without_quotes() -> None:
+    assert parse_key([]) is None
+    assert parse_key(["k"]) == parse_key(['"k"']) == "k"
+    assert parse_key(["a key, with = and ~"]) == "a key, with = and ~"
+    assert parse_key(["k" * 255]) == "k" * 255
+    assert parse_key(['"']) == '"'
+    for wrong in ([""], ['""'], ["k" * 256], ["\x7f"], ["\u00e9"], ["a\tb"], ["a", "a"]):
+        with pytest.raises(InvalidInput):
+            parse_key(wrong)
