@@ -29,6 +29,10 @@ test: setup  ## run all tests, on real servers (ARGS='-k name': some); 90 % of l
 	@$(BIN)/python -m pytest --cov --cov-report= $(ARGS)
 	@$(if $(ARGS),,$(BIN)/coverage report --skip-covered --fail-under=90 --include=$(GATED))
 
+chaos: setup  ## kill, freeze, cut off and fill up every process (SEED=1 CELLS='nats/kill/*': some)
+	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(CELLS),--cells '$(CELLS)') \
+	  $(if $(DOCUMENT),--document)
+
 check: setup  ## formatting, lint, types, layers, sizes and names
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .

@@ -8,6 +8,7 @@ from broker.claims import Claims
 from broker.connection import Connection, report_bug
 from broker.declare import QueueLimits, declare
 from broker.intake import HELD_BYTES_MAX, Intake
+from broker.leftovers import Leftovers
 from broker.lookup import Lookup, Queued
 from broker.publisher import Publisher
 from broker.requests import Requests
@@ -40,6 +41,7 @@ class Broker:
         self._claims = Claims(storing, self._requests, names)
         self._withdrawals = Withdrawals(connection, self._requests, names)
         self._lookup = Lookup(self._requests, names)
+        self._leftovers = Leftovers(self._requests, names)
         self._announcements = Announcements(connection, names)
         self._watch = Watch(connection, self._requests, names)
         self._watching: asyncio.Task[None] | None = None
@@ -128,6 +130,14 @@ class Broker:
             QueueUnavailable: nobody can tell.
         """
         return await self._lookup.oldest()
+
+    async def leftovers(self) -> list[PredictionId]:
+        """Predictions whose tickets were acknowledged, and are in the queue all the same.
+
+        Raises:
+            QueueUnavailable: nobody can tell.
+        """
+        return await self._leftovers.find()
 
     async def waiting(self, *, before_sequence: int | None, tickets_max: int) -> list[Queued]:
         """List what is in the queue, newest first; the last one's sequence is the next cursor.

@@ -1,4 +1,4 @@
-"""What a dispatcher does beside predictions: makes partitions, and removes what is old.
+"""What a dispatcher does beside predictions: makes partitions, removes what is old or left.
 
 Every dispatcher does it, and none needs to know of the others: each step may be done by several at
 once, cut off anywhere, and done again. A part that is away is left for the next time.
@@ -19,6 +19,7 @@ from ledger import Ledger
 log = logging.getLogger(__name__)
 
 EVERY_S = 6 * 3600.0
+SWEPT_EVERY_S = 20.0  # two questions to the queue
 AGAIN_AFTER_S = 300.0  # where a part was away, or somebody held what was needed
 # What was recorded by somebody who died before the ack comes back within seconds, and must find
 # its row; so nothing is removed at once by a dispatcher that starts after a long time.
@@ -56,11 +57,30 @@ class Upkeep:
         await asyncio.gather(
             _again_and_again("partitions", self.make_partitions),
             self._expire_again_and_again(),
+            _again_and_again("sweep", self.sweep, every_s=SWEPT_EVERY_S),
         )
         raise AssertionError("upkeep never ends")
 
     async def make_partitions(self) -> None:
         await self._ledger.ensure_partitions(self._now())
+
+    async def sweep(self) -> None:
+        """Take tickets out of the queue that were acknowledged and did not leave it.
+
+        Raises:
+            DependencyError: a part is away; the rest is left for the next time.
+        """
+        left = await self._broker.leftovers()
+        if not left:
+            return
+        ended = await self._ledger.ended(left)
+        for prediction_id in left:
+            if prediction_id in ended:
+                await self._broker.withdraw(prediction_id)
+                log.info("ticket.swept", extra={"prediction": prediction_id})
+            else:
+                # Acknowledged and never recorded, or the ledger has lost it: not ours to decide.
+                log.error("ticket.orphaned", extra={"prediction": prediction_id})
 
     async def expire(self) -> None:
         """Remove what has been kept for long enough: outcomes first, then the files of inputs.
@@ -96,12 +116,14 @@ class Upkeep:
         await _again_and_again("expiry", self.expire)
 
 
-async def _again_and_again(work: str, do: Callable[[], Awaitable[None]]) -> NoReturn:
+async def _again_and_again(
+    work: str, do: Callable[[], Awaitable[None]], *, every_s: float = EVERY_S
+) -> NoReturn:
     while True:
         try:
             await do()
         except DependencyError as error:
             log.warning("upkeep.put_off", extra={"work": work, "reason": str(error)})
-            await asyncio.sleep(AGAIN_AFTER_S)
+            await asyncio.sleep(min(AGAIN_AFTER_S, every_s))
         else:
-            await asyncio.sleep(EVERY_S)
+            await asyncio.sleep(every_s)

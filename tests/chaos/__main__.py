@@ -7,6 +7,7 @@ import argparse
 import asyncio
 import logging
 import random
+import signal
 import sys
 
 from tests.chaos.attack import Result
@@ -24,6 +25,8 @@ def main() -> int:
     arguments.add_argument("--keep", choices=("red", "all"), default="red", help="histories")
     given = arguments.parse_args()
     logging.basicConfig(handlers=[logging.NullHandler()])  # what happens is in the histories
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell had it ignored
+        signal.signal(number, signal.default_int_handler)
     seed = given.seed or random.SystemRandom().randrange(1, 1_000_000)
     cells = chosen(given.cells, seed)
     _say(f"seed {seed}, {len(cells)} cells")

@@ -12,15 +12,26 @@ import nats.errors
 import pytest
 from nats.js.client import JetStreamContext
 
+from blobs import Blobs
+from broker import Broker
+from contract.prediction import Priority
+from contract.queue import QueueNames
+from dispatcher.upkeep import Upkeep
+from ledger import Ledger
 from standalone.broken_store import StoreRemedy
 from standalone.nats import Nats
+from standalone.server import running
 from standalone.supervisor import Event, Kind, Pace, Service, Supervisor
+from tests.ended import succeeded
+from tests.outages import up as until_connected
 from tests.services import free_ports
+from tests.tickets import Arrivals, a_ticket
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a small disk is mounted as root only")
 
 DEADLINE_S = 30.0
 DISK = "160m"
+MODEL, TICKETS = "identity", 300
 
 
 @pytest.fixture
@@ -40,6 +51,44 @@ async def stored(jetstream: JetStreamContext) -> bool:
     except (nats.errors.Error, TimeoutError):
         return False
     return True
+
+
+async def test_tickets_whose_removal_the_disk_refused_are_found_and_swept(
+    small_disk: Path, ledger: Ledger, tmp_path: Path
+) -> None:
+    port, monitor_port = free_ports(2)
+    server = Nats(small_disk, port, monitor_port, "token", store_bytes_max=1 << 40)
+    broker = await Broker.connect(
+        server.url, names=QueueNames("swept"), token="token", client_name="test"
+    )
+    ballast = small_disk / "ballast"
+    async with running(server):
+        await until_connected(broker)
+        await broker.declare([MODEL])
+        tickets = [a_ticket() for _ in range(TICKETS)]
+        for ticket in tickets:
+            await broker.publish(ticket)
+        assert await broker.leftovers() == []
+        arrivals = await Arrivals(broker.intake(Priority.NORMAL, MODEL, room=TICKETS)).start()
+        deliveries = await arrivals.take(TICKETS)
+        with ballast.open("wb", buffering=0) as file, suppress(OSError):
+            while file.write(bytes(4096)):
+                pass
+        for delivery in deliveries:
+            await delivery.ack()
+        await broker.flush()
+        await arrivals.intake.stop()
+        ballast.unlink()
+    async with running(server):
+        await until_connected(broker)
+        left = await broker.leftovers()
+        assert left, "the disk refused nothing"
+        ended, orphan = left[:-1], left[-1]
+        await ledger.record([succeeded(each) for each in ended])
+        blobs = Blobs.open((tmp_path / "blobs").as_uri())
+        await Upkeep(ledger, broker, blobs, 0).sweep()
+        assert await broker.leftovers() == [orphan]
+    await broker.close()
 
 
 async def test_a_queue_whose_disk_was_full_is_started_again_once_there_is_room(
