@@ -39,7 +39,7 @@ from tritonq.wire import (
     whole_seconds,
 )
 
-WAIT_SLICE_S = 50.0  # below the 55 s for which the service holds an answer back at most
+WAIT_SLICE_S = 20.0  # a connection that died in silence during a wait is noticed soon after
 POLL_S = 0.5  # between two questions, where the service answers without waiting
 FOR_EVER = float("inf")
 MODEL_PAGES_MAX = 1000  # a service whose pages lead in a circle would keep us for ever

@@ -18,7 +18,8 @@ from tritonq.wire import NoResponse, Request, Response
 
 CONNECTIONS_MAX = 64
 CONNECT_S_MAX = 5.0
-ANSWER_S_MAX = 30.0  # silence after a request, beyond what the service was asked to hold it
+ANSWER_S_MAX = 30.0  # silence after a request
+HELD_S_MAX = 10.0  # the same, beyond what the service was asked to hold the answer back
 BODY_S_MAX = 300.0  # for the whole of an answer that keeps coming, in however small pieces
 BODY_BYTES_MAX = 512 * 1024 * 1024  # guards our memory; the service's own outputs are far smaller
 
@@ -151,7 +152,7 @@ def _built(http: httpx.Client | httpx.AsyncClient, request: Request) -> httpx.Re
         timeout=httpx.Timeout(
             ANSWER_S_MAX,
             connect=CONNECT_S_MAX,
-            read=ANSWER_S_MAX + request.hold_s,
+            read=request.hold_s + HELD_S_MAX if request.hold_s else ANSWER_S_MAX,
             pool=None,  # our own callers only wait for each other
         ),
     )

@@ -2,12 +2,13 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ import pytest
 from PIL import Image
 
 from tests.installations import MODEL, Up, up
+from tests.relay import OnAnswer, pass_on, relay
 
 pytestmark = [pytest.mark.e2e, pytest.mark.triton, pytest.mark.timeout(300)]
 
 SAMPLES = sorted((Path(__file__).parents[2] / "samples").glob("*.jpg"))
 FILES = 200
+SOME = 40
+LOST_MAX = 3  # answers lost around a kill; those to submits that are sent again must come through
 ENOUGH = 30  # results that say that a run is in its middle
 RUN_S_MAX = 120.0
 
@@ -66,20 +70,16 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(installation: Up, tmp_path: Path) -> Callable[..., Any]:
     """Starts the command on a folder; what still runs at the end of the block is killed."""
-    environment = {
-        **os.environ,
-        "TRITONQ_URL": installation.running.api_url,
-        "XDG_CACHE_HOME": str(tmp_path),
-    }
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
 
     @contextmanager
-    def started(folder: Path) -> Iterator[Run]:
+    def started(folder: Path, url: str = installation.running.api_url) -> Iterator[Run]:
         notes = tmp_path / "notes"
         with (
             notes.open("w") as stderr,
             subprocess.Popen(
                 [sys.executable, "-m", "tritonq", "run", MODEL, str(folder), "--json"],
-                env=environment,
+                env={**environment, "TRITONQ_URL": url},
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,
@@ -146,6 +146,96 @@ def test_a_run_stopped_by_ctrl_c_goes_on_and_submits_nothing_twice(
         path.name for path in photographs.iterdir()
     )
     assert sorted(ids(installation)) == sorted(before + [result["id"] for result in results])
+
+
+@pytest.fixture
+def some_photographs(photographs: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "some"
+    folder.mkdir()
+    for path in sorted(photographs.iterdir())[:SOME]:
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+def after(chunks: int, act: Callable[[], None]) -> tuple[OnAnswer, list[bytes]]:
+    """Has an answer to a submit lost, having done `act`; the list gets what was lost.
+
+    What comes for submits that were on their way at the same moment is lost too.
+    """
+    lost: list[bytes] = []
+    seen = count(1)
+
+    def on_answer(chunk: bytes) -> bool:
+        if next(seen) < chunks or len(lost) >= LOST_MAX:
+            return True
+        lost.append(chunk)
+        if len(lost) == 1:
+            act()
+        return False
+
+    return on_answer, lost
+
+
+def accepted_id(answer: bytes) -> str:
+    """The id in the answer to a submit: it stands in the head and in the body."""
+    found = re.search(rb"/v1/predictions/(\w{26})", answer)
+    assert found, answer
+    return found[1].decode()
+
+
+def test_a_run_killed_between_acceptance_and_its_journal_line_submits_nothing_twice(
+    installation: Up, some_photographs: Path, run: Callable[..., Any]
+) -> None:
+    before = ids(installation)
+
+    with relay(installation.running.api_url) as between:
+        with run(some_photographs, between.url) as started:
+
+            def kill() -> None:
+                started.process.kill()
+                started.process.wait(RUN_S_MAX)
+
+            between.on_answer, lost = after(SOME, kill)
+            started.finish()
+        assert started.process.returncode == -signal.SIGKILL
+        unknown_to_the_run = accepted_id(lost[0])
+        between.on_answer = pass_on
+
+        with run(some_photographs, between.url) as started:
+            lines, notes = started.finish()
+
+    assert started.process.returncode == 0, notes
+    assert "going on with an interrupted run" in notes
+    results = rows(lines)
+    assert {result["status"] for result in results} == {"succeeded"}
+    submitted = [result["id"] for result in results]
+    assert unknown_to_the_run in submitted, "the run found its prediction again"
+    assert len(set(submitted)) == SOME
+    assert sorted(ids(installation)) == sorted(before + submitted)
+
+
+def test_a_run_whose_gateway_is_killed_before_it_answers_submits_nothing_twice(
+    installation: Up, some_photographs: Path, run: Callable[..., Any]
+) -> None:
+    before = ids(installation)
+
+    def kill() -> None:
+        os.killpg(installation.leader("gateway"), signal.SIGKILL)
+
+    with (
+        relay(installation.running.api_url) as between,
+        run(some_photographs, between.url) as started,
+    ):
+        between.on_answer, lost = after(SOME, kill)
+        lines, notes = started.finish()
+
+    assert started.process.returncode == 0, notes
+    results = rows(lines)
+    assert {result["status"] for result in results} == {"succeeded"}
+    submitted = [result["id"] for result in results]
+    assert accepted_id(lost[0]) in submitted
+    assert len(set(submitted)) == SOME
+    assert sorted(ids(installation)) == sorted(before + submitted)
 
 
 def test_a_file_that_is_no_image_fails_alone_and_is_listed_at_the_end(

@@ -27,8 +27,6 @@ from tritonq.inorder import Turns, in_order
 from tritonq.inputs import Scalar, read_file
 from tritonq.results import Item, Prediction, Priority, ended_item
 
-# A refusal of what is the same for every file, and no file's fault.
-FIELDS_OF_THE_RUN = frozenset({"cancel_after", "idempotency_key", "priority"})
 ACCEPT_S_MAX = 5.0  # after a stop: how long submits on their way may take to be answered
 
 
@@ -87,7 +85,7 @@ class Batch:
         try:
             item = await self._outcome(path)
         except (InvalidInput, KeyReused, Expired) as error:
-            if isinstance(error, InvalidInput) and error.field in FIELDS_OF_THE_RUN:
+            if isinstance(error, InvalidInput) and _concerns_all(error):
                 raise
             item = Item(path, None, error)
         self.tally.done += 1
@@ -165,6 +163,11 @@ class Batch:
             raise
         self.tally.in_doubt -= 1
         return prediction
+
+
+def _concerns_all(refusal: InvalidInput) -> bool:
+    """Whether it refuses what is the same for every file, and no file's fault."""
+    return refusal.field == "cancel_after" or refusal.field.startswith("header.")
 
 
 def _read(path: Path) -> tuple[bytes, str]:

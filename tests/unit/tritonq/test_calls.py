@@ -44,10 +44,10 @@ def test_waiting_for_a_submit_is_a_second_request_by_id() -> None:
 def test_a_long_wait_is_made_of_slices_the_service_allows() -> None:
     play = Play([prediction("starting"), prediction("starting"), prediction()])
 
-    call = play.calls.get("p1", wait_s=120.0)
-    assert play.carry_out(call, hold=[50, 50, 3]).has_succeeded
+    call = play.calls.get("p1", wait_s=48.0)
+    assert play.carry_out(call, hold=[20, 20, 3]).has_succeeded
 
-    assert [request.query["wait"] for request in play.sent] == ["50", "50", "20"]
+    assert [request.query["wait"] for request in play.sent] == ["20", "20", "8"]
     assert play.paused_s == []
 
 

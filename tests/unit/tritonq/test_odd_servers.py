@@ -27,6 +27,9 @@ ENDED = (
 )
 
 
+SILENCE = b"HTTP"  # and then nothing: the connection stays open, as when a machine has vanished
+
+
 def head(status: str, *lines: str, length: int | None = None) -> bytes:
     """The head of an answer after which the connection is closed."""
     sized = [] if length is None else [f"Content-Length: {length}"]
@@ -58,7 +61,8 @@ class OddServer:
                 answer = self._answers[min(len(self.received), len(self._answers)) - 1]
                 try:
                     connection.sendall(answer)
-                    connection.shutdown(socket.SHUT_WR)
+                    if answer != SILENCE:
+                        connection.shutdown(socket.SHUT_WR)
                     connection.recv(65536)  # until it has read: closing at once would reset
                 except OSError:
                     continue  # it had enough
@@ -122,6 +126,14 @@ def test_a_submit_without_a_key_is_sent_once_whatever_comes_back(broken: bytes) 
     ):
         client.submit("m", b"...")
     assert len(server.received) == 1
+
+
+def test_a_wait_that_meets_silence_is_taken_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tritonq.carry.HELD_S_MAX", 0.1)
+    whole = head("200 OK", length=len(ENDED)) + ENDED
+    with odd_server(SILENCE, whole) as server, Client(server.url, patience_s=5.0) as client:
+        assert client.get("p1", wait_s=0.1).output == 7
+    assert len(server.received) == 2
 
 
 def test_a_redirect_is_told_and_not_followed_and_the_token_goes_nowhere(gateway: Gateway) -> None:

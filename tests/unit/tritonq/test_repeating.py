@@ -175,7 +175,7 @@ def test_a_retry_has_a_key_and_waits_for_the_new_prediction() -> None:
 
 
 def test_a_wait_that_breaks_late_is_taken_up_again() -> None:
-    """The connection broke after 50 s of waiting, more than the patience of 30 s."""
+    """However long it took to notice that the connection had broken; the patience is 30 s."""
     broken = NoResponse("server disconnected", was_sent=True)
     play = Play([broken, broken, prediction()])
 
