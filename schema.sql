@@ -87,6 +87,13 @@ CREATE TABLE IF NOT EXISTS horizon (
     accepted_before timestamptz NOT NULL
 );
 
+-- A backup that is being restored: one row from the moment at which its outcomes are here until the
+-- queue is complete too, so that a restore which was cut off is gone on with. Version 2.
+CREATE TABLE IF NOT EXISTS restoring (
+    one    boolean PRIMARY KEY DEFAULT true CHECK (one),
+    backup text    NOT NULL
+);
+
 -- Inserted once is a fact of the database, not a habit of its clients. A row trigger, since
 -- partitions inherit those: an UPDATE of one partition is refused too.
 CREATE OR REPLACE FUNCTION predictions_refuse_update() RETURNS trigger

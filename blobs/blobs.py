@@ -12,7 +12,7 @@ import asyncio
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from datetime import date
 from hashlib import sha256 as digest
@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 BLOB_BYTES_MAX = 256 * 1024 * 1024  # far above any request body: whatever is larger is not ours
 CALL_S_MAX = 60.0  # one put or get, retries included
 _REMOVED_AT_ONCE = 1000  # S3 takes no more in one request
+_LISTED_AT_ONCE = 1000
 
 # Hashing takes half a millisecond a MiB; more than this would hold up the event loop.
 _HASHED_IN_LOOP_BYTES_MAX = 256 * 1024
@@ -136,6 +137,22 @@ class Blobs:
                     names = [folder.name for folder in folders]
         # Whatever else somebody keeps there is none of ours.
         return sorted(week for week in map(_week, names) if week is not None)
+
+    async def names(self, week: date) -> AsyncIterator[str]:
+        """The names (sha256) of a week's blobs, in no order.
+
+        What is put or removed meanwhile may be among them or not.
+
+        Raises:
+            BlobsUnavailable: the store does not answer.
+        """
+        with _errors("list"):
+            listing = obstore.list(self._store, _name(week), chunk_size=_LISTED_AT_ONCE)
+            async for listed in listing:
+                for each in listed:
+                    name = each["path"].rpartition("/")[2]
+                    if _SHA256.fullmatch(name):  # else a killed process left it
+                        yield name
 
     async def remove_week(self, week: date) -> int:
         """Remove every blob of a week.

@@ -14,6 +14,7 @@ from broker.publisher import Publisher
 from broker.requests import Requests
 from broker.storing import Storing
 from broker.stream import Depth, stream_depth
+from broker.transfer import Transfer
 from broker.watch import Watch
 from broker.withdrawals import Withdrawals
 from contract.announcements import Announced, DispatcherStatus
@@ -39,6 +40,7 @@ class Broker:
         storing = Storing(connection, self._requests)
         self._publisher = Publisher(storing, self._requests, names)
         self._claims = Claims(storing, self._requests, names)
+        self.transfer = Transfer(connection, self._requests, storing, names)
         self._withdrawals = Withdrawals(connection, self._requests, names)
         self._lookup = Lookup(self._requests, names)
         self._leftovers = Leftovers(self._requests, names)

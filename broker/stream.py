@@ -62,7 +62,12 @@ class _StreamInfo(msgspec.Struct, frozen=True):
 
 async def stream_depth(requests: Requests, names: QueueNames) -> Depth:
     """Raises QueueUnavailable: no answer, or there is no such stream."""
-    info = await _ask(requests, names.stream)
+    return await depth_of(requests, names.stream)
+
+
+async def depth_of(requests: Requests, stream: str) -> Depth:
+    """As `stream_depth`, of any stream."""
+    info = await _ask(requests, stream)
     assert info.state is not None
     state = info.state
     # A stream never written to says 0; sequences begin at 1.

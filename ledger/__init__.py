@@ -4,7 +4,18 @@ The only package that knows asyncpg. A prediction's row is inserted once, when i
 updated, so the first outcome wins and a repeat changes nothing.
 """
 
+from ledger.copying import COPIED, Filling, Snapshot
 from ledger.ledger import Ledger
-from ledger.refusals import SchemaTooNew, Unrecordable
+from ledger.refusals import NotEmpty, SchemaTooNew, Unrecordable
+from ledger.schema import SCHEMA_VERSION
 
-__all__ = ["Ledger", "SchemaTooNew", "Unrecordable"]
+__all__ = [
+    "COPIED",
+    "SCHEMA_VERSION",
+    "Filling",
+    "Ledger",
+    "NotEmpty",
+    "SchemaTooNew",
+    "Snapshot",
+    "Unrecordable",
+]

@@ -4,7 +4,8 @@ Every method raises LedgerUnavailable while Postgres is away, and works again on
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import cast
 from uuid import UUID
@@ -13,9 +14,10 @@ import asyncpg
 
 from contract.ids import PredictionId, from_uuid, to_uuid
 from contract.prediction import Prediction, Status
-from ledger import retention, schema, statements
+from ledger import copying, retention, schema, statements
 from ledger.connections import Connections
-from ledger.refusals import Unrecordable
+from ledger.copying import Filling, Snapshot
+from ledger.refusals import NotEmpty, Unrecordable
 from ledger.rows import COLUMNS, Row, from_row, size, to_row
 
 log = logging.getLogger(__name__)
@@ -201,6 +203,43 @@ class Ledger:
         async with self._connections.borrow() as connection:
             found = await connection.fetchval(statements.OLDEST)
         return None if found is None else from_uuid(found)
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Snapshot]:
+        """Read the ledger as it is at one moment, for a backup; nobody is held up by it."""
+        async with (
+            self._connections.borrow() as connection,
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            await copying.settle_forms(connection)
+            yield Snapshot(connection)
+
+    @asynccontextmanager
+    async def filling(self, backup: str) -> AsyncIterator[Filling]:
+        """Fill an empty ledger from a backup, in one transaction.
+
+        From its end until `restored`, `restoring` names the backup.
+
+        Raises:
+            NotEmpty: something has ended here, or another restore was begun.
+        """
+        async with self._connections.borrow() as connection, connection.transaction():
+            await copying.settle_forms(connection)
+            if await connection.fetchval(statements.BEGIN_RESTORING, backup) is None:
+                raise NotEmpty("another backup is being restored into this ledger")
+            if not await copying.is_empty(connection):
+                raise NotEmpty("the ledger has outcomes already")
+            yield Filling(connection)
+
+    async def restoring(self) -> str | None:
+        """The backup whose restore has been begun here and not finished; None: there is none."""
+        async with self._connections.borrow() as connection:
+            return cast(str | None, await connection.fetchval(statements.RESTORING))
+
+    async def restored(self) -> None:
+        """Say that the queue is complete too."""
+        async with self._connections.borrow() as connection:
+            await connection.execute(statements.END_RESTORING)
 
     async def ping(self) -> None:
         """Make sure that Postgres answers and has our schema; LedgerUnavailable if not."""

@@ -27,6 +27,12 @@ class Unrecordable(ServiceError):
         self.recorded = recorded
 
 
+class NotEmpty(ServiceError):
+    """A backup is restored into an empty ledger only."""
+
+    code: ClassVar[str] = "not_empty"
+
+
 class SchemaTooNew(ServiceError):
     """The database was migrated by a newer release: this one must not touch it."""
 

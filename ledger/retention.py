@@ -66,10 +66,15 @@ async def expire(connection: Connection, before: datetime) -> int:
         removed += rows
     remaining = await weeks(connection)
     horizon = min([monday_of(before), *remaining])
-    await connection.execute(_MOVE_HORIZON, _start(horizon))
+    await move_horizon(connection, _start(horizon))
     removed += await _in_chunks(connection, _DELETE_ROWS, before)
     await _in_chunks(connection, _DELETE_BEGUN, before)
     return removed
+
+
+async def move_horizon(connection: Connection, moment: datetime) -> None:
+    """Say that everything accepted before `moment` is removed. It never moves back."""
+    await connection.execute(_MOVE_HORIZON, moment)
 
 
 async def _in_chunks(connection: Connection, statement: str, before: datetime) -> int:

@@ -4,6 +4,7 @@ The SQL itself is `schema.sql`, at the top of a checkout and inside this package
 """
 
 import logging
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -68,7 +69,12 @@ async def version(connection: Connection) -> int:
 
 async def add_partitions(connection: Connection, now: datetime) -> None:
     """Make the partitions that rows recorded around `now` need, where they are missing."""
-    made = await connection.fetch(_ADD_WEEKS, weeks_around(now))
+    await add_weeks(connection, weeks_around(now))
+
+
+async def add_weeks(connection: Connection, weeks: Sequence[date]) -> None:
+    """Make the partitions of these weeks, each named by its Monday, where they are missing."""
+    made = await connection.fetch(_ADD_WEEKS, weeks)
     if made:
         log.info("ledger.partitions_added", extra={"weeks": [str(each["monday"]) for each in made]})
 

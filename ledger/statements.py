@@ -40,6 +40,11 @@ BEGIN = (
     " RETURNING id, times"
 )
 BEGUN = "SELECT id, times FROM begun WHERE id = ANY($1::uuid[])"
+RESTORING = "SELECT backup FROM restoring"
+BEGIN_RESTORING = (
+    "INSERT INTO restoring (backup) VALUES ($1) ON CONFLICT (one) DO NOTHING RETURNING backup"
+)
+END_RESTORING = "DELETE FROM restoring"
 HORIZON = "SELECT accepted_before FROM horizon"
 
 

@@ -240,3 +240,16 @@ async def test_a_week_that_was_removed_takes_blobs_again_and_syncs_all_the_way(
     path = path_of(folder, sha256)
     assert synced == [path, path.parent, path.parent.parent, folder]
     assert await blobs.get(ID, sha256) == content
+
+
+async def test_the_names_of_a_week_are_listed_and_nothing_else(blobs: Blobs, folder: Path) -> None:
+    assert [each async for each in blobs.names(WEEK)] == []
+    named_so = [named(b"%d" % number) for number in range(5)]
+    for content, sha256 in named_so:
+        await blobs.put(ID, content, sha256)
+    await blobs.put(in_week(1), *named(b"another week"))
+    (path_of(folder, named_so[0][1]).parent / "half#1").write_bytes(b"half")
+
+    names = [each async for each in blobs.names(WEEK)]
+
+    assert sorted(names) == sorted(sha256 for _, sha256 in named_so)

@@ -6,16 +6,18 @@ It stands in for the cloud, to see our requests and errors; it proves nothing ab
 import hashlib
 import logging
 import os
+import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from blobs import BlobMissing, Blobs
 from contract.errors import BlobsUnavailable
-from contract.ids import week_of
+from contract.ids import accepted_at_ms, week_of
 from tests.ended import new_id
 
 ID = new_id()
@@ -38,11 +40,44 @@ class BucketHandler(BaseHTTPRequestHandler):
         self.answer(b"", 200)
 
     def do_GET(self) -> None:
+        if "list-type=2" in self.path:
+            self.answer(self.listing(), 200)
+            return
         found = self.objects.get(self.path)
         self.answer(found or b"", 404 if found is None else 200)
 
     def do_HEAD(self) -> None:
         self.do_GET()
+
+    def do_POST(self) -> None:
+        """Remove several objects at once."""
+        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        keys = re.findall(r"<Key>(.*?)</Key>", body)
+        for key in keys:
+            self.objects.pop(f"/bucket/{key}", None)
+        deleted = "".join(f"<Deleted><Key>{key}</Key></Deleted>" for key in keys)
+        self.answer(f"<DeleteResult>{deleted}</DeleteResult>".encode(), 200)
+
+    def listing(self) -> bytes:
+        query = parse_qs(urlsplit(self.path).query)
+        (prefix,), delimiter = query["prefix"], query.get("delimiter")
+        keys = [key.removeprefix("/bucket/") for key in sorted(self.objects)]
+        keys = [key for key in keys if key.startswith(prefix)]
+        told = "".join(
+            f"<Contents><Key>{key}</Key><Size>1</Size><ETag>e</ETag>"
+            "<LastModified>2026-11-21T00:00:00.000Z</LastModified></Contents>"
+            for key in keys
+            if not delimiter
+        )
+        if delimiter:
+            folders = {prefix + key.removeprefix(prefix).partition("/")[0] + "/" for key in keys}
+            told = "".join(
+                f"<CommonPrefixes><Prefix>{each}</Prefix></CommonPrefixes>"
+                for each in sorted(folders)
+            )
+        head = f"<Name>bucket</Name><KeyCount>{len(keys)}</KeyCount><MaxKeys>1000</MaxKeys>"
+        text = f"<ListBucketResult>{head}<IsTruncated>false</IsTruncated>{told}</ListBucketResult>"
+        return text.encode()
 
     def answer(self, body: bytes, status: int) -> None:
         self.send_response(self.broken or status)
@@ -87,6 +122,24 @@ async def test_a_bucket_keeps_blobs_as_a_folder_does(bucket: type[BucketHandler]
     assert list(bucket.objects) == [f"/bucket/some/prefix/{WEEK:%Y_%m_%d}/{sha256[:2]}/{sha256}"]
     assert await blobs.exists(ID, sha256)
     assert await blobs.get(ID, sha256) == content
+
+
+async def test_a_bucket_forgets_a_week_as_a_folder_does(bucket: type[BucketHandler]) -> None:
+    blobs = Blobs.open("s3://bucket/some/prefix")
+    earlier = new_id(accepted_at_ms(ID) - 7 * 24 * 3600 * 1000)
+    contents = [b"%d" % number for number in range(3)]
+    names = {hashlib.sha256(each).hexdigest(): each for each in contents}
+    for prediction_id in (ID, earlier):
+        for sha256, content in names.items():
+            await blobs.put(prediction_id, content, sha256)
+
+    assert await blobs.weeks() == [week_of(earlier), WEEK]
+    assert {each async for each in blobs.names(WEEK)} == names.keys()
+    assert await blobs.remove_week(week_of(earlier)) == len(names)
+
+    assert await blobs.weeks() == [WEEK]
+    assert len(bucket.objects) == len(names)
+    assert await blobs.remove_week(week_of(earlier)) == 0
 
 
 @pytest.mark.parametrize("status", [403, 503])
