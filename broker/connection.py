@@ -19,7 +19,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from broker.internals import abandon, hang_up, publish_with_headers
+from broker.internals import TidyClient, abandon, hang_up, publish_with_headers
 from contract.errors import QueueUnavailable
 
 log = logging.getLogger(__name__)
@@ -33,6 +33,7 @@ PING_INTERVAL_S = 5
 PINGS_OUTSTANDING_MAX = 2  # a silent connection is given up after about 15 s
 FLUSH_TIMEOUT_S = 2
 CLOSED_CHECKED_EVERY_S = 1.0
+CANCELED_AGAIN_S = 0.5
 FAILURES_LOGGED_EVERY_S = 10.0  # a server that is down fails ten attempts a second
 
 
@@ -98,8 +99,9 @@ class Connection:
         """Send what is pending and disconnect for good."""
         self._closing = True
         if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.wait([self._keeper])
+            while not self._keeper.done():  # on 3.11 `wait_for`, in nats-py, may swallow one
+                self._keeper.cancel()
+                await asyncio.wait([self._keeper], timeout=CANCELED_AGAIN_S)
         if self._client is not None and not self._client.is_closed:
             await self.flush()
             await self._client.close()
@@ -174,7 +176,7 @@ class Connection:
 
     async def _keep_open(self) -> None:
         while True:
-            client, closed = Client(), asyncio.Event()
+            client, closed = TidyClient(), asyncio.Event()
             try:
                 await self._connect(client, closed)
                 self._client = client

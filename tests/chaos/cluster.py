@@ -1,8 +1,8 @@
 """Three real nats-servers on loopback that form a cluster, to be killed, frozen and cut off.
 
-They sync each message to disk before they acknowledge it. A cut goes through TCP proxies on the
-routes, not through network namespaces: it takes no root, works the same everywhere, and what is
-held back arrives late, as it does on a network that was down for a while.
+By default they sync each message to disk before they acknowledge it. A cut goes through TCP
+proxies on the routes, not through network namespaces: it takes no root, works the same everywhere,
+and what is held back arrives late, as it does on a network that was down for a while.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 
 import msgspec
@@ -64,6 +65,10 @@ class Cluster:
         self.nodes = {node.name: node for node in nodes}
         self._proxies = proxies  # by who calls and who is called
         self._processes: dict[str, Process] = {}
+
+    @property
+    def pids(self) -> list[int]:
+        return [process.pid for process in self._processes.values()]
 
     @property
     def url(self) -> str:
@@ -210,26 +215,30 @@ async def _serves(client: Client) -> bool:
 
 
 @asynccontextmanager
-async def cluster(folder: Path) -> AsyncIterator[Cluster]:
+async def cluster(
+    folder: Path, *, sync_interval: str = "always", may_be_cut: bool = True
+) -> AsyncIterator[Cluster]:
     """Run a cluster; nothing of it is left afterwards."""
     names = [f"n{number}" for number in range(1, SIZE + 1)]
     ports = dict(zip(names, zip(*[iter(free_ports(3 * SIZE))] * 3, strict=True), strict=True))
     async with AsyncExitStack() as opened:
-        proxies = {
-            (caller, called): await opened.enter_async_context(
-                Proxy(f"{caller}-{called}", ports[called][2]).running()
+        proxies: dict[tuple[str, str], Proxy] = {}
+        for caller, called in permutations(names if may_be_cut else (), 2):
+            proxy = Proxy(f"{caller}-{called}", ports[called][2])
+            proxies[caller, called] = await opened.enter_async_context(proxy.running())
+        nodes = []
+        for name, (port, monitor_port, cluster_port) in ports.items():
+            routes = tuple(
+                proxies[name, other].port if may_be_cut else ports[other][2]
+                for other in names
+                if other != name
             )
-            for caller in names
-            for called in names
-            if caller != called
-        }
-        nodes = [
-            Node(
-                folder / name, port, monitor_port, TOKEN, "always", STORE_BYTES_MAX, name,
-                cluster_port, tuple(proxies[name, other].port for other in names if other != name),
-            )
-            for name, (port, monitor_port, cluster_port) in ports.items()
-        ]  # fmt: skip
+            nodes.append(
+                Node(
+                    folder / name, port, monitor_port, TOKEN, sync_interval, STORE_BYTES_MAX,
+                    name, cluster_port, routes,
+                )
+            )  # fmt: skip
         made = Cluster(nodes, proxies)
         opened.push_async_callback(made.stop_all)
         await made.start_all()

@@ -2,12 +2,13 @@
 
 import asyncio
 import importlib.metadata
+from contextlib import suppress
 
 import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from broker.internals import abandon, publish_with_headers
+from broker.internals import TidyClient, abandon, hang_up, publish_with_headers
 from tests.services import NatsAddress
 
 PAYLOADS = [b"", b"x", bytes(range(256)) * 4, b"\r\n" * 1000, b"y" * 3_000_000]
@@ -98,4 +99,71 @@ async def test_headers_beyond_ascii_are_a_bug(nats_server: NatsAddress, namespac
     client = await connected(nats_server)
     with pytest.raises(AssertionError):
         await publish_with_headers(client, namespace, b"", reply="r", headers={"A": "ä"})
+    await client.close()
+
+
+async def test_attempts_at_a_server_that_says_nothing_any_more_leave_no_socket_open() -> None:
+    open_now: set[asyncio.StreamWriter] = set()
+    attempts = 0
+
+    async def serve_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal attempts
+        attempts += 1
+        open_now.add(writer)
+        with suppress(ConnectionError):
+            if attempts == 1:
+                writer.write(b'INFO {"max_payload": 1024}\r\n')
+                await reader.readuntil(b"PING\r\n")
+                writer.write(b"PONG\r\n")
+                await writer.drain()
+            else:
+                await reader.read()  # ends when the other side closes
+        open_now.discard(writer)
+        writer.close()
+
+    server = await asyncio.start_server(serve_once, "127.0.0.1", 0)
+    client = TidyClient()
+    await client.connect(
+        f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}",
+        connect_timeout=0.1,  # type: ignore[arg-type]  # any number will do
+        reconnect_time_wait=0.01,  # type: ignore[arg-type]
+        max_reconnect_attempts=-1,
+        error_cb=_nothing,
+    )
+    async with asyncio.timeout(15):
+        while attempts < 6:
+            await asyncio.sleep(0.01)
+        assert len(open_now) <= 2, "the one that is tried now, and perhaps the one before"
+        await client.close()
+        while open_now:
+            await asyncio.sleep(0.01)
+    server.close()
+
+
+async def _nothing(_: Exception) -> None:
+    pass
+
+
+async def test_hanging_up_finds_another_server_whatever_waits_to_be_sent(
+    nats_server: NatsAddress,
+) -> None:
+    """A server that reads nothing any more: closing properly would wait for it."""
+    lost, back = asyncio.Event(), asyncio.Event()
+
+    async def has_lost() -> None:
+        lost.set()
+
+    async def is_back() -> None:
+        back.set()
+
+    client = TidyClient()
+    await client.connect(
+        nats_server.url, token=nats_server.token, disconnected_cb=has_lost, reconnected_cb=is_back
+    )
+    assert client._transport is not None
+    client._transport._io_writer.transport.pause_reading()  # type: ignore[attr-defined]
+    hang_up(client)
+    async with asyncio.timeout(15):
+        await lost.wait()
+        await back.wait()
     await client.close()
