@@ -43,6 +43,13 @@ input [ { name: "x" data_type: TYPE_FP32 dims: [ -1 ] } ]
 output [ { name: "y" data_type: TYPE_FP32 dims: [ -1 ] } ]
 instance_group [ { count: 1 kind: KIND_CPU } ]
 """
+SWELLING = """
+backend: "onnxruntime"
+max_batch_size: 0
+input [ { name: "size" data_type: TYPE_INT64 dims: [ 1 ] } ]
+output [ { name: "y" data_type: TYPE_FP32 dims: [ -1 ] } ]
+instance_group [ { count: 1 kind: KIND_CPU } ]
+"""  # answers with as many zeros as it is asked for
 
 
 def _save(folder: Path, config: str, graph: onnx.GraphProto) -> None:
@@ -85,10 +92,20 @@ def _build(repository: Path) -> Path:
                 [_tensor("y", TensorProto.FLOAT, *dims)],
             ),
         )
+    _save(
+        repository / "swelling",
+        SWELLING,
+        helper.make_graph(
+            [helper.make_node("ConstantOfShape", ["size"], ["y"])],
+            "swelling",
+            [_tensor("size", TensorProto.INT64, 1)],
+            [_tensor("y", TensorProto.FLOAT, "size")],
+        ),
+    )
     return repository
 
 
-MODELS = ("lookup", "any_size", "reciprocal", "one_at_a_time")
+MODELS = ("lookup", "any_size", "reciprocal", "one_at_a_time", "swelling")
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +167,27 @@ async def test_an_output_without_a_form_in_json_fails_alone(house: House) -> Non
         "unusable_output",
         {"y": [0.25]},
     ]
+
+
+async def test_a_row_the_model_fails_on_is_tried_again_before_it_fails(house: House) -> None:
+    ids = await house.accept(Ticket(fresh_id(), "lookup", 1, {"index": n}) for n in (1, 99))
+    async with dispatching(house):
+        outcomes = await house.outcomes(ids)
+    assert [it.attempts for it in outcomes] == [1, 2]
+
+
+async def test_an_output_too_large_to_keep_fails_alone_with_the_reason(house: House) -> None:
+    """200 MB are not read at all; 12 MB are read, and nothing is made of them."""
+    sizes = [3, 200_000_000 // 4, 3_000_000, 2]
+    ids = await house.accept(Ticket(fresh_id(), "swelling", 1, {"size": n}) for n in sizes)
+    async with dispatching(house):
+        outcomes = await house.outcomes(ids)
+    ok = [{"y": [0.0] * 3}, "unusable_output", "unusable_output", {"y": [0.0] * 2}]
+    assert results(outcomes) == ok
+    first, second = [it.error.message for it in outcomes if it.error]
+    assert "at most 67108864 are read" in first
+    assert "at most 8388608 are kept" in second
+    assert {it.attempts for it in outcomes} == {1}
 
 
 async def test_a_model_that_does_not_batch_is_asked_one_at_a_time(house: House) -> None:
