@@ -148,6 +148,8 @@ def ended_by_bugs() -> Iterator[None]:
 
     asyncio only logs such errors: the process would live on without whatever failed. Connections
     that break in a library's own tasks are no bugs, but outages, which somebody else notices too.
+    An error in what reads a connection (its `protocol`) costs that connection alone: whoever is at
+    its other end must not be able to end the process.
 
     To be entered in the task that everything else hangs on. Where that does not end within 10 s,
     the process exits with status 1 as it stands.
@@ -158,7 +160,7 @@ def ended_by_bugs() -> Iterator[None]:
 
     def heard(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
-        if error is None or isinstance(error, OSError):
+        if error is None or isinstance(error, OSError) or "protocol" in context:
             loop.default_exception_handler(context)
             return
         log.critical("process.bug", exc_info=error, extra={"where": context.get("message")})

@@ -12,7 +12,13 @@ import sys
 import uvloop
 from pydantic import ValidationError
 
-from configuration.process import EXIT_WRONG_CONFIGURATION, WrongConfiguration, log_problems
+from configuration.process import (
+    EXIT_BUG,
+    EXIT_WRONG_CONFIGURATION,
+    WrongConfiguration,
+    ended_by_bugs,
+    log_problems,
+)
 from gateway.app import open_gateway
 from gateway.server import listen, make_server
 from gateway.settings import GatewaySettings
@@ -37,7 +43,7 @@ def main() -> int:
         return EXIT_WRONG_CONFIGURATION
     except Exception:
         log.critical("gateway.bug", exc_info=True)
-        return 1
+        return EXIT_BUG
     return 0
 
 
@@ -71,9 +77,10 @@ async def serve(settings: GatewaySettings) -> None:
         host, port = listener.getsockname()[:2]
         log.info("gateway.listening", extra={"host": host, "port": port})
         serving = asyncio.create_task(server.run_until_stopped(), name="gateway.serve")
-        await asyncio.wait({serving, *gateway.background}, return_when=asyncio.FIRST_COMPLETED)
-        server.stop()
-        await serving
+        with ended_by_bugs():
+            await asyncio.wait({serving, *gateway.background}, return_when=asyncio.FIRST_COMPLETED)
+            server.stop()
+            await serving
         for task in gateway.background:
             if task.done():
                 task.result()  # a bug: it ends the process, whoever watches starts another

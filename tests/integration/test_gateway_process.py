@@ -13,8 +13,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from contract.prediction import Outcome, Status
 from gateway.settings import GatewaySettings
-from tests.gateways import ALICE, TOKENS
+from tests.gateways import ALICE, TOKENS, connect
+from tests.tickets import fresh_id
 
 TEXT = {"input": {"INPUT0": "hello"}}
 ECHO = "/v1/models/triton/identity/predictions"
@@ -37,12 +39,29 @@ def environment(settings: GatewaySettings) -> dict[str, str]:
     return {f"GATEWAY_{name}": value for name, value in given.items()}
 
 
+AS_IT_IS = ("-m", "gateway")
+
+# The gateway with a bug in what hears announcements, which no request waits for.
+WITH_A_BUG = """
+import sys
+from gateway.__main__ import main
+from gateway.follow import Follower
+
+def fail(*_):
+    raise AssertionError("planted")
+
+Follower.heard = fail
+sys.exit(main())
+"""
+
+
 @asynccontextmanager
-async def started(environment: Mapping[str, str]) -> AsyncIterator[asyncio.subprocess.Process]:
+async def started(
+    environment: Mapping[str, str], program: tuple[str, ...] = AS_IT_IS
+) -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        "-m",
-        "gateway",
+        *program,
         env={**os.environ, **environment},
         stderr=asyncio.subprocess.PIPE,
     )
@@ -122,3 +141,17 @@ async def test_no_secret_is_in_the_log(environment: dict[str, str]) -> None:
         assert b"configuration.wrong" in log
     for name in ("TOKENS", "NATS_TOKEN", "POSTGRES_DSN"):
         assert environment[f"GATEWAY_{name}"].encode() not in log
+
+
+async def test_a_bug_that_nobody_awaits_ends_the_process(
+    environment: dict[str, str], settings: GatewaySettings
+) -> None:
+    """Logged only, callers would wait for announcements that nobody takes in any more."""
+    async with started(environment, ("-c", WITH_A_BUG)) as process:
+        await line_of(process, "gateway.listening")
+        broker = await connect(settings)
+        await broker.announce([Outcome(fresh_id(), Status.CANCELED, 1, 1, 0)])
+        await broker.close()
+        assert "planted" in json.dumps(await line_of(process, "process.bug"))
+        async with asyncio.timeout(15):
+            assert await process.wait() == 1

@@ -37,6 +37,24 @@ def test_a_connection_that_breaks_in_a_librarys_own_task_ends_nothing(
     assert any(record.levelno == logging.ERROR for record in caplog.records)
 
 
+def test_an_error_while_reading_a_connection_costs_that_connection_alone() -> None:
+    class Broken(asyncio.Protocol):
+        def data_received(self, data: bytes) -> None:
+            raise KeyError("a bug in what reads")
+
+    async def main() -> None:
+        with ended_by_bugs():
+            server = await asyncio.get_running_loop().create_server(Broken, "127.0.0.1", 0)
+            port = server.sockets[0].getsockname()[1]
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"nonsense")
+            assert await reader.read() == b"", "it is cut"
+            writer.close()
+            server.close()
+
+    asyncio.run(main())
+
+
 def test_being_canceled_by_others_stays_what_it_is() -> None:
     async def canceled() -> None:
         with ended_by_bugs():
