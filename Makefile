@@ -32,6 +32,7 @@ test: setup  ## run all tests, on real servers (ARGS='-k name': some); 90 % of l
 chaos: setup  ## kill, freeze, cut off and fill up every process (SEED=1 CELLS='nats/kill/*': some)
 	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(CELLS),--cells '$(CELLS)') \
 	  $(if $(DOCUMENT),--document)
+	@$(if $(CELLS),,SEED=$(or $(SEED),1) $(BIN)/python -m pytest -s -m chaos tests/chaos)
 
 check: setup  ## formatting, lint, types, layers, sizes and names
 	@$(BIN)/ruff format --check .

@@ -1,6 +1,7 @@
 """Two gateways and three dispatchers on three nats-servers: whichever dies, nothing is lost."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from uuid import uuid4
@@ -20,7 +21,7 @@ NAMES = QueueNames()
 STREAM = NAMES.stream
 FREEZE_S = 10.0
 CUT_S = 25.0  # longer than a leader that is cut off goes on believing in itself
-SEED = 1
+SEED = int(os.environ.get("SEED", "1"))
 STALL_S_MAX = 20.0  # an election takes 4 to 9 s, and there may be a second one
 
 
