@@ -85,3 +85,40 @@ def test_compose_accepts_its_files_and_insists_on_every_secret(files: tuple[str,
     assert accepted(secrets)
     for name in SECRETS:
         assert not accepted({other: secrets[other] for other in SECRETS if other != name}), name
+
+
+def _services(name: str) -> dict[str, str]:
+    """The text of each service, with what it takes over by `<<: *service`."""
+    text = (ROOT / name).read_text()
+    shared = re.search(r"^x-service: &service\n((?:  .*\n)+)", text, re.MULTILINE)
+    found = re.findall(
+        r"^  (\w+):\n((?:    .*\n|\n|  #.*\n)+)", text.partition("\nservices:\n")[2], re.M
+    )
+    extra = shared[1] if shared else ""
+    return {each: body + (extra if "<<: *service" in body else "") for each, body in found}
+
+
+@pytest.mark.parametrize(
+    "service", ["gateway", "dispatcher", "weights", "nats", "postgres", "triton"]
+)
+def test_no_container_can_gain_rights(service: str) -> None:
+    body = _services(COMPOSE)[service]
+    assert "cap_drop: [ALL]" in body
+    assert 'security_opt: ["no-new-privileges:true"]' in body
+    assert "privileged:" not in body
+    assert "docker.sock" not in body
+    # Triton's image writes where its backends like; what it serves is mounted read-only.
+    assert "read_only: true" in body or "models:/models:ro" in body
+
+
+def test_our_own_image_does_not_run_as_root() -> None:
+    users = re.findall(r"^USER (\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert users == ["10001:10001"]
+
+
+def test_no_secret_is_on_a_command_line_but_tritons_which_takes_it_nowhere_else() -> None:
+    for name in (COMPOSE, CPU):
+        for service, body in _services(name).items():
+            command = re.search(r"^    command:(.*\n(?:      .*\n)*)", body, re.MULTILINE)
+            shown = {secret for secret in SECRETS if command and f"${{{secret}" in command[1]}
+            assert shown == ({"TRITON_SECRET"} if service == "triton" else set()), service
