@@ -69,10 +69,23 @@ class Listing:
         rows, after = merge(scan, ended, here, rows_max=rows_max)
         is_last = scan.is_complete and len(rows) < rows_max
         return Page(
-            rows=rows,
+            rows=await self._as_they_ended(rows),
             next=None if is_last else write_cursor((*trail, after)[-TRAIL_MAX:]),
             previous=write_cursor(trail[:-1]) if len(trail) > 1 else None,
         )
+
+    async def _as_they_ended(self, rows: list[Seen]) -> list[Seen]:
+        """Show those that have ended as such.
+
+        The ledger's page says so of most. Not of one that took long to be published: its sequence
+        is newer than its id, and brings it to a page where ids are newer than its own.
+        """
+        unfinished = [seen.ticket.id for seen in rows if seen.outcome is None]
+        if not unfinished:
+            return rows
+        ended = await self._ledger.get_many(unfinished)
+        late = {each.id: Seen(each.ticket, each.outcome) for each in ended.values()}
+        return [late.get(seen.ticket.id, seen) for seen in rows]
 
     async def _scan_queue(self, before: int | None, rows_max: int, owner: str | None) -> "Scan":
         tickets: list[Queued] = []

@@ -1,5 +1,7 @@
 """Everything that is read through a real server beside one prediction: lists, models, health."""
 
+import os
+import time
 from typing import Any
 
 import httpx
@@ -7,6 +9,7 @@ import pytest
 from openapi_spec_validator import validate
 
 from contract.announcements import DispatcherStatus
+from contract.ids import new_prediction_id
 from gateway.settings import GatewaySettings
 from tests.gateways import MODELS, PlayedDispatcher, RunningGateway, declared, serving
 from tests.tickets import until
@@ -56,6 +59,23 @@ async def test_what_is_recorded_and_still_in_the_queue_is_listed_once_as_ended(
         ]
         rows = await walk(gateway, "/v1/predictions?limit=2")
     assert [row["id"] for row in rows] == ids[::-1]
+    assert {row["status"] for row in rows} == {"succeeded"}
+
+
+async def test_one_that_took_long_to_be_published_is_listed_as_it_ended(
+    gateway: RunningGateway, dispatcher: PlayedDispatcher
+) -> None:
+    an_hour_ago = time.time_ns() // 1_000_000 - 3_600_000
+    late = new_prediction_id(an_hour_ago, os.urandom(10))
+    dispatcher.may_ack.clear()
+    async with dispatcher.running():
+        for _ in range(3):
+            await gateway.client.post(ECHO, json=TEXT, headers=WAIT)
+        put = {"version": "triton/identity", **TEXT}
+        answer = await gateway.client.put(f"/v1/predictions/{late}", json=put, headers=WAIT)
+        assert answer.status_code == 201
+        rows = (await gateway.client.get("/v1/predictions?limit=2")).json()["results"]
+    assert late in [row["id"] for row in rows]
     assert {row["status"] for row in rows} == {"succeeded"}
 
 
@@ -214,7 +234,7 @@ async def test_every_documented_path_exists(
     paths = (await gateway.client.get("/openapi.json")).json()["paths"]
     names = {"owner": "triton", "name": "identity", "id": "x", "field": "x"}
     for path, operations in paths.items():
-        for method in operations.keys() & {"get", "post"}:
+        for method in operations.keys() & {"get", "post", "put"}:
             answer = await gateway.client.request(method, path.format(**names))
             assert answer.status_code != 405, path
             assert answer.json().get("code") != "not_found", path
