@@ -17,7 +17,7 @@ TOLERANCE = 1e-3  # of a score: the order of a sum depends on the batch
 GRACE_S = 8.0  # an answer may come so much later than its wait, on a busy machine
 ANSWER_S_MAX = 25.0  # of a call that does not wait: two patient looks into a ledger that hangs
 REFUSALS = (429, 503)
-ACCEPTED_LATE = "acceptance_unknown"
+EXPECTED = (0, 200, 201, 202, 404, 410, *REFUSALS)  # no caller asks for what is wrong
 
 
 class Kind(StrEnum):
@@ -32,7 +32,7 @@ class Kind(StrEnum):
     BACKWARDS = "backwards"  # a state was seen that cannot follow the one seen before
     UNKNOWN = "unknown"  # an accepted prediction, not lost, was answered with 404 or 410
     SPLIT = "split"  # one key, two predictions
-    DISHONEST = "dishonest"  # a 500, a refusal without Retry-After, or one that no fault explains
+    DISHONEST = "dishonest"  # an answer that says what is not so: see `_answers`
     LATE = "late"  # an answer came after its limit, or never
     ATTEMPTS = "attempts"  # an outage was counted as an attempt
     UNREADY = "unready"  # a part is not ready long after the fault was over
@@ -225,7 +225,7 @@ def _answers(facts: _Facts) -> Iterator[Violation]:
             yield Violation(Kind.LATE, f"{where} took {took_s:.1f} s")
         if call.status in (404, 410) and _was_accepted(facts, call):
             yield Violation(Kind.UNKNOWN, f"{where}: {call.status}")
-        elif call.status >= 500 and call.status not in REFUSALS:
+        elif call.status not in EXPECTED and (call.kind, call.status) != ("retry", 409):
             yield Violation(Kind.DISHONEST, f"{where}: {call.status} {call.failure}")
         elif call.status in REFUSALS and not call.retry_after.isdigit():
             yield Violation(Kind.DISHONEST, f"{where}: {call.status} without Retry-After")

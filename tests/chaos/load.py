@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from contract.ids import new_prediction_id, to_uuid
+from contract.ids import new_prediction_id
 from contract.moves import ENDED, State
 from tests.chaos.history import Call, History
 from tests.chaos.http import Answer, NoAnswer, ask
@@ -190,8 +190,8 @@ class Load:
         """A caller's own id: sent again until it is answered, and once more after that."""
         text = self._text()
         own = new_prediction_id(time.time_ns() // 1_000_000, self._random.randbytes(10))
-        path = f"/v1/predictions/{to_uuid(own)}"
-        document = {"model": "triton/identity", "input": {"INPUT0": text}}
+        path = f"/v1/predictions/{own}"
+        document = {"version": "triton/identity", "input": {"INPUT0": text}}
         for _ in range(20):
             call = await self._call(
                 "put", "PUT", path, _JSON, _json(document), asked=f"text:{text}", key=own

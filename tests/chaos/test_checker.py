@@ -142,8 +142,9 @@ def test_a_refusal_without_retry_after_is_dishonest() -> None:
     assert judged(get(12.0, status=429, retry_after="soon")) == {Kind.DISHONEST}
 
 
-def test_a_500_is_dishonest_at_any_time() -> None:
-    assert judged(get(12.0, status=500)) == {Kind.DISHONEST}
+@pytest.mark.parametrize("status", [400, 409, 422, 500, 502])
+def test_a_fault_makes_no_request_wrong_and_no_500(status: int) -> None:
+    assert judged(get(12.0, status=status)) == {Kind.DISHONEST}
 
 
 def test_an_answer_after_its_limit_is_late() -> None:
