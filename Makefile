@@ -5,7 +5,7 @@ BIN := .venv/bin
 GATED := gateway/*,dispatcher/*,contract/*,tasks/*,ledger/*
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights demo up test check lock audit clean
+.PHONY: help setup weights demo up test chaos check lock audit clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
