@@ -27,6 +27,7 @@ from standalone.triton import (
 log = logging.getLogger(__name__)
 
 STUBS_S_MAX = 10.0  # a model is loaded again in half a second on an idle machine
+FROZEN_S_MIN = 1.0  # a stub is believed to be frozen if it still is after so long
 UNFIT_EVERY_S = 2.0  # how often the inferences are asked about
 # How long a model may fail to infer before it is loaded again, and after that before the server is
 # restarted. A reload fails no request, so it need not wait for long; a restart disturbs everybody.
@@ -95,9 +96,8 @@ class StubRemedy:
         await self._alarms.wait()
 
     async def ailment(self, pid: int) -> str:
-        alive = await asyncio.to_thread(living_stubs, pid)
         self._alarms.watch(await asyncio.to_thread(stub_pids, pid))
-        if missing := self._expected - alive:
+        if missing := await self._missing(pid):
             return f"dead or frozen stubs of {', '.join(sorted(missing))}"
         if time.monotonic() - self._asked_at < UNFIT_EVERY_S:
             return ""
@@ -110,8 +110,7 @@ class StubRemedy:
         return f"{self._hung} does not infer: {unfit[self._hung]}" if self._hung else ""
 
     async def heal(self) -> bool:
-        alive = await asyncio.to_thread(living_stubs, self._pid)
-        ill = set(self._expected - alive)
+        ill = set(await self._missing(self._pid))
         await asyncio.to_thread(kill_frozen_stubs, self._pid)
         if self._hung is not None:
             hung, self._hung = self._hung, None
@@ -125,6 +124,15 @@ class StubRemedy:
                 log.warning("triton.not_healed", extra={"model": model, "reason": str(error)})
                 return False
         return await stubs_alive(self._pid, self._expected, STUBS_S_MAX)
+
+    async def _missing(self, pid: int) -> Counter[str]:
+        """How many stubs of each model are dead or frozen."""
+        missing = self._expected - await asyncio.to_thread(living_stubs, pid)
+        if missing and not self._expected - await asyncio.to_thread(living_stubs, pid, frozen=True):
+            # They are all there. What was frozen together with us wakes up a moment after us.
+            await asyncio.sleep(FROZEN_S_MIN)
+            missing = self._expected - await asyncio.to_thread(living_stubs, pid)
+        return missing
 
     async def _load_refused(self) -> Mapping[str, str]:
         """Load what Triton could not load before; each model that it still cannot, and why."""

@@ -203,13 +203,15 @@ class TritonNotHealed(Exception):
     """Triton did not do what it was asked; the message says what it said."""
 
 
-def living_stubs(pid: int) -> Counter[str]:
+def living_stubs(pid: int, *, frozen: bool = False) -> Counter[str]:
     """How many stubs of each model can work under the server `pid`: not those dead or frozen.
+
+    With `frozen`, those that are frozen count as well.
 
     Triton neither restarts a stub that died nor reports it: it stays "ready", and each request to
     it fails. It does the same with a frozen one. Count after a start, and compare later.
     """
-    return Counter(model for model, _, frozen in _stubs(pid) if not frozen)
+    return Counter(model for model, _, is_frozen in _stubs(pid) if frozen or not is_frozen)
 
 
 def kill_frozen_stubs(pid: int) -> None:

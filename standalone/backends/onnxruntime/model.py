@@ -11,7 +11,7 @@ as UTF-8 text only), reshape, optional inputs, dynamic batching, instance groups
 inter_op_thread_count, execution_mode, enable_mem_arena, enable_mem_pattern,
 memory.enable_memory_arena_shrinkage, session.*. It ignores execution accelerators, and refuses
 ragged batches and sequence batching. Two parameters are its own, and the C++ backend ignores them:
-execution_s_max (20), after which an execution is ended, and memory_bytes_max (no limit), beyond
+execution_s_max (10), after which an execution is ended, and memory_bytes_max (no limit), beyond
 which an allocation of the model fails.
 
 Source of the contract: github.com/triton-inference-server/onnxruntime_backend, README.
@@ -47,7 +47,7 @@ TRITON_TYPES = {  # ONNX Runtime's name of a type -> config.pbtxt's
     "tensor(string)": "TYPE_STRING",
 }
 AUTO_BATCH_SIZE = 4  # the C++ backend's default where config.pbtxt says nothing
-EXECUTION_S_MAX = 20.0
+EXECUTION_S_MAX = 10.0  # a third of the dispatcher's patience: two that hang, one after the other
 # How often an input may bring the process down, alone, before it is taken for the cause: others
 # end processes too, a person or the kernel that is short of memory.
 DOWNFALLS_MAX = 3
@@ -202,8 +202,12 @@ def _rows(feeds):
 
 
 def _is_hurried(group, requests):
-    """Whether all senders would rather have a slow batch ended than wait: see `OnnxProcess.run`."""
-    return all(
+    """Whether to rather end a slow execution than wait: see `OnnxProcess.run`.
+
+    Several requests that met by chance can be run one by one, each with all its time. A sender who
+    says "hurried" can do the same with the rows of one request.
+    """
+    return len(group) > 1 or all(
         json.loads(requests[index].parameters() or "{}").get("hurried") for index, _ in group
     )
 
