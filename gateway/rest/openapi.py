@@ -5,14 +5,12 @@ Every example in it works as it stands: a test sends them all.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 from contract.catalog import Catalog, Model, version_id
-from contract.prediction import Priority
-from gateway.rest.headers import WAIT_S_MAX
+from gateway.rest import schemas
+from gateway.rest.headers import KEY_LENGTH_MAX, WAIT_S_MAX
+from gateway.rest.schemas import JsonObject
 from tasks.base import Task
-
-JsonObject = dict[str, Any]
 
 TITLE = "tritonq"
 DESCRIPTION = """\
@@ -23,7 +21,6 @@ The shapes are those of Replicate's API: its client libraries work with this add
 base URL. Errors are problem details (RFC 9457).
 """
 
-_EXAMPLE_ID = "06ercd0v75s73a9v8g0q1m2n3o"
 _PROBLEM = {"$ref": "#/components/schemas/Problem"}
 _PREDICTION = {"$ref": "#/components/schemas/Prediction"}
 
@@ -31,6 +28,8 @@ _ERRORS = {
     400: "The request cannot be read.",
     401: "No token, or not a known one.",
     404: "Unknown, or not yours.",
+    409: "It conflicts with what was accepted before: `code` says how.",
+    410: "It has been removed, at the end of the retention.",
     408: "The body came too slowly.",
     413: "The body, or a part of the input, is too large.",
     415: "Not a kind of content that is read here.",
@@ -39,8 +38,8 @@ _ERRORS = {
     431: "The headers are too large.",
     503: "A service we rely on is away: come back after `Retry-After` seconds.",
 }
-_READING = (401, 404, 429, 503)
-_SUBMITTING = (401, 404, 408, 413, 415, 422, 429, 503)
+_READING = (401, 404, 410, 429, 503)
+_SUBMITTING = (401, 404, 408, 409, 410, 413, 415, 422, 429, 503)
 
 
 def document(catalog: Catalog, tasks: Mapping[str, Task], *, version: str) -> JsonObject:
@@ -57,8 +56,14 @@ def document(catalog: Catalog, tasks: Mapping[str, Task], *, version: str) -> Js
             {"name": "health", "description": "For machines that watch."},
         ],
         "paths": {
-            "/v1/predictions": {"post": _create(models, inputs), "get": _LIST},
-            "/v1/predictions/{id}": {"parameters": [_ID], "get": _GET},
+            "/v1/predictions": {"post": _create(models, inputs, _POST), "get": _LIST},
+            "/v1/predictions/{id}": {
+                "parameters": [_ID],
+                "get": _GET,
+                "put": _create(models, inputs, _PUT),
+            },
+            "/v1/predictions/{id}/cancel": {"parameters": [_ID], "post": _CANCEL},
+            "/v1/predictions/{id}/retry": {"parameters": [_ID], "post": _RETRY},
             "/v1/predictions/{id}/input/{field}": {
                 "parameters": [_ID, _path("field", "The input field that holds a file.")],
                 "get": _GET_INPUT,
@@ -87,7 +92,9 @@ def document(catalog: Catalog, tasks: Mapping[str, Task], *, version: str) -> Js
     }
 
 
-def _create(models: list[Model], inputs: Mapping[str, JsonObject]) -> JsonObject:
+def _create(
+    models: list[Model], inputs: Mapping[str, JsonObject], described: JsonObject
+) -> JsonObject:
     body = {
         "type": "object",
         "required": ["input"],
@@ -99,7 +106,8 @@ def _create(models: list[Model], inputs: Mapping[str, JsonObject]) -> JsonObject
             },
             "model": {"type": "string", "description": "`owner/name` or `owner/name@<number>`."},
             "input": _input_schema(inputs),
-            "priority": _PRIORITY_SCHEMA,
+            "priority": schemas.PRIORITY,
+            "cancel_after": _CANCEL_AFTER_SCHEMA,
         },
         "additionalProperties": False,
     }
@@ -109,12 +117,8 @@ def _create(models: list[Model], inputs: Mapping[str, JsonObject]) -> JsonObject
         for example in inputs[model.name].get("examples", [])[:1]
     }
     return {
-        "operationId": "createPrediction",
+        **described,
         "tags": ["predictions"],
-        "summary": "Submit an input to any model",
-        "description": "Answers as soon as the prediction is stored, or, with `Prefer: wait`, "
-        "once it has ended or the time is over.",
-        "parameters": [_PREFER, _X_PRIORITY],
         "requestBody": {
             "required": True,
             "content": {"application/json": {"schema": body, "examples": examples}},
@@ -127,7 +131,11 @@ def _create_of_model(models: list[Model], inputs: Mapping[str, JsonObject]) -> J
     body = {
         "type": "object",
         "required": ["input"],
-        "properties": {"input": _input_schema(inputs), "priority": _PRIORITY_SCHEMA},
+        "properties": {
+            "input": _input_schema(inputs),
+            "priority": schemas.PRIORITY,
+            "cancel_after": _CANCEL_AFTER_SCHEMA,
+        },
         "additionalProperties": False,
     }
     examples = {
@@ -143,7 +151,7 @@ def _create_of_model(models: list[Model], inputs: Mapping[str, JsonObject]) -> J
         "summary": "Submit an input to one model",
         "description": "Besides JSON: one file as the body, with further inputs in the query; or "
         "a form whose parts are the inputs. `{name}@{number}` pins a version.",
-        "parameters": [_PREFER, _X_PRIORITY],
+        "parameters": [_PREFER, _X_PRIORITY, _CANCEL_AFTER, _KEY],
         "requestBody": {
             "required": True,
             "content": {
@@ -220,34 +228,46 @@ def _page(of: JsonObject) -> JsonObject:
 
 def _schemas(inputs: Mapping[str, JsonObject]) -> JsonObject:
     return {
-        "Prediction": _PREDICTION_SCHEMA,
-        "Problem": _PROBLEM_SCHEMA,
-        "Model": _MODEL_SCHEMA,
-        "Version": _VERSION_SCHEMA,
+        "Prediction": schemas.PREDICTION,
+        "Problem": schemas.PROBLEM,
+        "Model": schemas.MODEL,
+        "Version": schemas.VERSION,
         **{f"Input.{name}": schema for name, schema in inputs.items()},
     }
 
-
-_TEXT = {"type": "string"}
-_TEXT_OR_NULL = {"type": ["string", "null"]}
-_TIME = {"type": "string", "format": "date-time"}
-_TIME_OR_NULL = {"type": ["string", "null"], "format": "date-time"}
-
-_PRIORITY_SCHEMA = {"type": "string", "enum": [*Priority], "default": Priority.NORMAL}
 
 _PREFER = {
     "name": "Prefer",
     "in": "header",
     "description": f"`wait` or `wait=N`: hold the answer back for up to N (at most "
     f"{WAIT_S_MAX:.0f}) seconds, until the prediction has ended.",
-    "schema": _TEXT,
+    "schema": schemas.TEXT,
     "example": "wait=10",
 }
 _X_PRIORITY = {
     "name": "X-Priority",
     "in": "header",
     "description": "The same as `priority` in the body, which comes first.",
-    "schema": _PRIORITY_SCHEMA,
+    "schema": schemas.PRIORITY,
+}
+_CANCEL_AFTER_SCHEMA = {
+    "type": ["string", "number"],
+    "description": "`90s`, `1m30s`, `2h`, or seconds; 1 second to 30 days from acceptance. What "
+    "has not ended by then has failed.",
+}
+_CANCEL_AFTER = {
+    "name": "Cancel-After",
+    "in": "header",
+    "description": "The same as `cancel_after` in the body, which comes first.",
+    "schema": schemas.TEXT,
+    "example": "1m30s",
+}
+_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "The same request with the same key is the same prediction, however often it "
+    "is sent; another request with it is refused (409).",
+    "schema": {"type": "string", "minLength": 1, "maxLength": KEY_LENGTH_MAX},
 }
 _ID = _path("id", "The prediction's id.")
 _WAIT = {
@@ -258,13 +278,52 @@ _WAIT = {
     "allowEmptyValue": True,
 }
 
+_ACCEPTED_HEADERS: JsonObject = {
+    "Location": {"schema": {"type": "string", "format": "uri"}},
+    "Idempotent-Replayed": {
+        "description": "`true` where this request was accepted before.",
+        "schema": schemas.TEXT,
+    },
+}
 _SUBMITTED: JsonObject = {
-    "201": _answer("It has ended while you waited.", _PREDICTION),
+    "201": {**_answer("It has ended.", _PREDICTION), "headers": _ACCEPTED_HEADERS},
     "202": {
         **_answer("It is accepted; fetch it from `Location`.", _PREDICTION),
-        "headers": {"Location": {"schema": {"type": "string", "format": "uri"}}},
+        "headers": _ACCEPTED_HEADERS,
     },
     **_errors(_SUBMITTING),
+}
+
+_POST: JsonObject = {
+    "operationId": "createPrediction",
+    "summary": "Submit an input to any model",
+    "description": "Answers as soon as the prediction is stored, or, with `Prefer: wait`, "
+    "once it has ended or the time is over.",
+    "parameters": [_PREFER, _X_PRIORITY, _CANCEL_AFTER, _KEY],
+}
+_PUT: JsonObject = {
+    "operationId": "putPrediction",
+    "summary": "Submit an input under an id of your own",
+    "description": "The id is a UUIDv7 in 26 characters of base32hex, made within the last 24 "
+    "hours. The same request again is the same prediction; another one is refused (409).",
+    "parameters": [_PREFER, _X_PRIORITY, _CANCEL_AFTER],
+}
+_CANCEL: JsonObject = {
+    "operationId": "cancelPrediction",
+    "tags": ["predictions"],
+    "summary": "Cancel a prediction",
+    "description": "Answers with the prediction as it then stands: canceled, or as it had ended "
+    "before.",
+    "responses": {"200": _answer("It has ended.", _PREDICTION), **_errors(_READING)},
+}
+_RETRY: JsonObject = {
+    "operationId": "retryPrediction",
+    "tags": ["predictions"],
+    "summary": "Repeat a failed prediction as a new one",
+    "description": "With the same input, model, version and priority; `retry_of` names the old "
+    "one. Refused (409) unless that has failed and its input is still there.",
+    "parameters": [_PREFER, _CANCEL_AFTER, _KEY],
+    "responses": _SUBMITTED,
 }
 
 _LIST: JsonObject = {
@@ -276,7 +335,7 @@ _LIST: JsonObject = {
             "name": "cursor",
             "in": "query",
             "description": "From `next` or `previous` of another page.",
-            "schema": _TEXT,
+            "schema": schemas.TEXT,
         },
         {
             "name": "limit",
@@ -353,7 +412,7 @@ _READINESS: JsonObject = {
     "required": ["ready", "missing", "dispatchers"],
     "properties": {
         "ready": {"type": "boolean"},
-        "missing": {"type": "object", "additionalProperties": _TEXT},
+        "missing": {"type": "object", "additionalProperties": schemas.TEXT},
         "dispatchers": {"type": "integer"},
     },
 }
@@ -365,90 +424,5 @@ _READY: JsonObject = {
     "responses": {
         "200": _answer("It would.", _READINESS),
         "503": _answer("It would not.", _READINESS),
-    },
-}
-
-_PREDICTION_SCHEMA: JsonObject = {
-    "type": "object",
-    "required": ["id", "model", "version", "status", "input", "urls", "created_at"],
-    "properties": {
-        "id": {"type": "string", "pattern": "^[0-9a-v]{26}$", "example": _EXAMPLE_ID},
-        "model": _TEXT,
-        "version": _TEXT,
-        "status": {
-            "type": "string",
-            "enum": ["starting", "processing", "succeeded", "failed", "canceled"],
-        },
-        "input": {"type": "object", "description": "As submitted; files as links to them."},
-        "output": {"description": "What the model answered; null until it succeeded."},
-        "error": {**_TEXT_OR_NULL, "description": "Why it failed."},
-        "error_code": {**_TEXT, "description": "The same, as a stable word."},
-        "logs": _TEXT_OR_NULL,
-        "metrics": {
-            "type": "object",
-            "description": "`predict_time` and `total_time` in seconds, `queue_ms` and "
-            "`compute_ms` in milliseconds, `attempts`.",
-            "additionalProperties": {"type": "number"},
-        },
-        "created_at": _TIME,
-        "started_at": _TIME_OR_NULL,
-        "completed_at": _TIME_OR_NULL,
-        "urls": {"type": "object", "additionalProperties": {"type": "string", "format": "uri"}},
-        "priority": _PRIORITY_SCHEMA,
-        "queue": {
-            "type": "object",
-            "description": "Until it has ended: whether it runs, and its place in the queue.",
-            "properties": {
-                "state": {"type": "string", "enum": ["waiting", "running"]},
-                "position": {"type": ["integer", "null"], "minimum": 1},
-            },
-        },
-        "data_removed": {"type": "boolean"},
-        "source": _TEXT,
-    },
-}
-_PROBLEM_SCHEMA: JsonObject = {
-    "type": "object",
-    "required": ["type", "title", "status", "detail", "code"],
-    "properties": {
-        "type": {"type": "string", "format": "uri-reference"},
-        "title": _TEXT,
-        "status": {"type": "integer"},
-        "detail": _TEXT,
-        "code": {**_TEXT, "description": "A stable word for this kind of problem."},
-        "errors": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["field", "rule", "message"],
-                "properties": {"field": _TEXT, "rule": _TEXT, "message": _TEXT},
-            },
-        },
-    },
-}
-_VERSION_SCHEMA: JsonObject = {
-    "type": "object",
-    "required": ["id", "created_at", "cog_version", "openapi_schema"],
-    "properties": {
-        "id": _TEXT,
-        "created_at": _TIME,
-        "cog_version": _TEXT,
-        "openapi_schema": {
-            "type": "object",
-            "description": "`components.schemas` has `Input` and `Output`.",
-        },
-    },
-}
-_MODEL_SCHEMA: JsonObject = {
-    "type": "object",
-    "required": ["url", "owner", "name", "visibility", "run_count"],
-    "properties": {
-        "url": {"type": "string", "format": "uri"},
-        "owner": _TEXT,
-        "name": _TEXT,
-        "description": _TEXT,
-        "visibility": _TEXT,
-        "run_count": {"type": "integer"},
-        "latest_version": {"$ref": "#/components/schemas/Version"},
     },
 }

@@ -30,8 +30,9 @@ async def running(dispatcher: PlayedDispatcher) -> AsyncIterator[PlayedDispatche
 
 
 @asynccontextmanager
-async def speaking(base_url: str, token: str) -> AsyncIterator[Client]:
-    client = Client(api_token=token, base_url=base_url)
+async def speaking(base_url: str, token: str, **headers: str) -> AsyncIterator[Client]:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    client = Client(api_token=token, base_url=base_url, headers=named)
     # It makes these two on first use, twice if two threads use it, and offers no way to close them.
     with client._client:
         async with client._async_client:
@@ -112,6 +113,57 @@ async def test_list_and_paginate(client: Client, monkeypatch: pytest.MonkeyPatch
     assert [each.id for page in pages for each in page.results] == ids[::-1]
 
 
+async def test_cancel_in_both_halves(client: Client, running: PlayedDispatcher) -> None:
+    running.may_record.clear()
+    created = await called(client.predictions.create, version=VERSION, input=TEXT)
+    await called(created.cancel)
+    assert (created.status, created.output, created.error) == ("canceled", None, None)
+    assert created.completed_at is not None
+    again = await called(client.predictions.cancel, created.id)
+    assert again.status == "canceled"
+    other = await client.predictions.async_create(version=VERSION, input=TEXT)
+    assert (await client.predictions.async_cancel(other.id)).status == "canceled"
+    await other.async_wait()
+    assert other.status == "canceled"
+
+
+async def test_cancel_of_what_has_ended_changes_nothing(client: Client) -> None:
+    created = await called(client.predictions.create, version=VERSION, input=TEXT, wait=20)
+    assert (await called(client.predictions.cancel, created.id)).output == ECHOED
+
+
+async def test_run_of_what_is_canceled_meanwhile_returns(
+    client: Client, gateway: RunningGateway, running: PlayedDispatcher
+) -> None:
+    running.may_record.clear()
+    run = asyncio.create_task(called(client.run, MODEL, input=TEXT))
+    await until_waiting(gateway, 1)
+    (created,) = (await called(client.predictions.list)).results
+    await called(created.cancel)
+    assert await run is None
+
+
+async def test_headers_of_the_clients_own_make_a_submit_idempotent(
+    gateway: RunningGateway,
+) -> None:
+    async with speaking(gateway.url, "alice-token-1", Idempotency_Key="order-1") as client:
+        first = await called(client.predictions.create, version=VERSION, input=TEXT)
+        again = await called(client.predictions.create, version=VERSION, input=TEXT, wait=20)
+        assert (again.id, again.status, again.output) == (first.id, "succeeded", ECHOED)
+        with pytest.raises(ReplicateError) as refused:
+            await called(client.predictions.create, version=VERSION, input={"INPUT0": "other"})
+        assert refused.value.status == 409
+
+
+async def test_a_deadline_by_header_ends_what_is_too_late_with_an_error(
+    gateway: RunningGateway, running: PlayedDispatcher
+) -> None:
+    running.may_record.clear()
+    async with speaking(gateway.url, "alice-token-1", Cancel_After="1s") as client:
+        with pytest.raises(ModelError, match="deadline"):
+            await called(client.run, MODEL, input=TEXT)
+
+
 async def test_models_and_versions(client: Client) -> None:
     page = await called(client.models.list)
     assert MODEL in [f"{model.owner}/{model.name}" for model in page.results]
@@ -138,12 +190,13 @@ async def test_the_asynchronous_half(client: Client) -> None:
     ("call", "status"),
     [
         (lambda client: client.predictions.get("0" * 26), 404),
+        (lambda client: client.predictions.cancel("0" * 26), 404),
         (lambda client: client.models.get("triton/nothing"), 404),
         (lambda client: client.run("triton/nothing", input={}), 404),
         (lambda client: client.run(MODEL, input={"INPUT1": "x"}), 422),
         (lambda client: client.predictions.create(version="1", input=TEXT), 422),
     ],
-    ids=["prediction", "model", "run", "input", "bare version number"],
+    ids=["prediction", "cancel", "model", "run", "input", "bare version number"],
 )
 async def test_refusals_are_read_as_problems(
     client: Client, call: Callable[[Client], Any], status: int
