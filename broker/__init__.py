@@ -10,10 +10,12 @@ from broker.delivery import LEASE_EXTENDED_EVERY_S, Delivery
 from broker.intake import Intake
 from broker.lookup import Queued
 from broker.stream import Depth
+from broker.transfer import Carried
 
 __all__ = [
     "LEASE_EXTENDED_EVERY_S",
     "Broker",
+    "Carried",
     "Delivery",
     "Depth",
     "Intake",

@@ -277,6 +277,59 @@ def build(
     raise typer.Exit(run_build(names or [], repository, notes_console()))
 
 
+FromEnvironment = Annotated[
+    bool,
+    typer.Option(
+        "--from-environment",
+        help="Not a state folder: the services that TRITONQ_POSTGRES_DSN, TRITONQ_NATS_URL, "
+        "TRITONQ_NATS_TOKEN, TRITONQ_NAMESPACE and TRITONQ_BLOBS_URL name (secrets also …_FILE).",
+    ),
+]
+
+
+@app.command(
+    epilog="Examples:\n\n  tritonq backup /backups/monday\n\n"
+    "  tritonq backup /backups/monday --from-environment\n\n"
+    "Exit codes: 0 done, 1 refused or failed, 2 usage, 69 service away, 130 Ctrl-C.",
+)
+def backup(
+    folder: Annotated[Path, typer.Argument(help="A folder that is not there yet.")],
+    state: StateFolder = None,
+    from_environment: FromEnvironment = False,
+) -> None:
+    """Copy queue, idempotency keys, outcomes and input files into one FOLDER, whole or not at all.
+
+    Everything accepted before it began is in it. It may run while everything works, or while all
+    is stopped. Secrets are not in it; inputs and outputs are.
+    """
+    from tritonq.command.backup import run_backup
+
+    where = _kept_in(state, from_environment=from_environment)
+    with errors_as_exits(notes_console()):
+        raise typer.Exit(run_backup(folder, where, notes_console()))
+
+
+@app.command(
+    epilog="Example: tritonq restore /backups/monday --state .tritonq\n\n"
+    "Exit codes: 0 done, 1 refused or failed, 2 usage, 69 service away, 130 Ctrl-C.",
+)
+def restore(
+    folder: Annotated[Path, typer.Argument(help="What `tritonq backup` made.")],
+    state: StateFolder = None,
+    from_environment: FromEnvironment = False,
+) -> None:
+    """Fill an empty installation from the backup in FOLDER; then start it as usual.
+
+    The backup is verified first, and nothing is restored over anything. If it is cut off, do it
+    again: it goes on.
+    """
+    from tritonq.command.backup import run_restore
+
+    where = _kept_in(state, from_environment=from_environment)
+    with errors_as_exits(notes_console()):
+        raise typer.Exit(run_restore(folder, where, notes_console()))
+
+
 @app.command()
 def doctor(state: StateFolder = None) -> None:
     """Examine whether `tritonq up` can work here; every finding comes with its remedy."""
@@ -285,6 +338,17 @@ def doctor(state: StateFolder = None) -> None:
 
     usual = UpOptions()
     raise typer.Exit(examination.doctor(UpOptions(state=state or usual.state), Console()))
+
+
+def _kept_in(state: Path | None, *, from_environment: bool) -> Path | None:
+    """The state folder that is meant; None for what the environment names."""
+    if from_environment:
+        if state is not None:
+            raise typer.BadParameter("give --state or --from-environment, not both")
+        return None
+    from standalone.installation import Options as UpOptions
+
+    return state or UpOptions().state
 
 
 def _fields(texts: list[str]) -> dict[str, str]:

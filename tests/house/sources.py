@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PACKAGES = (
     "contract", "tasks", "ledger", "blobs", "broker", "inference", "telemetry", "configuration",
-    "gateway", "dispatcher", "weights", "standalone", "tritonq",
+    "gateway", "dispatcher", "archive", "weights", "standalone", "tritonq",
 )  # fmt: skip
 IGNORED = {".git", ".venv", ".venv-triton", ".cache", ".tritonq", "__pycache__", "1"} | {
     f".{tool}_cache" for tool in ("mypy", "ruff", "pytest", "import_linter")
