@@ -81,7 +81,6 @@ async def ran(house: House, unfit: Unfit, model: str, poison: int) -> tuple[Outc
     [
         (POISONOUS, CRASHES, "the model's process was ended by SIGFPE on this input"),
         (TWINS, CRASHES, "the model's process was ended by SIGFPE on this input"),
-        (POISONOUS, HANGS, "the model overran the 3 s of one execution on this input"),
         (TWINS, HANGS, "the model overran the 3 s of one execution on this input"),
         (POISONOUS, DEVOURS, "Failed to allocate memory"),
         (POISONOUS, RAISES, "indices element out of data bounds"),

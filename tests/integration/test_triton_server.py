@@ -6,6 +6,7 @@ import platform
 import shutil
 import signal
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator
@@ -90,6 +91,24 @@ async def test_after_a_kill_stubs_and_shared_memory_go_and_the_next_start_serves
         assert len({name.split("_")[2] for name in shared_memory(server)}) == 1
         assert await add(triton) == 1.0
     await process.stop()
+
+
+def test_folders_that_dead_servers_left_are_removed_and_no_others(
+    server: standalone_triton.Triton, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Triton makes one at each start, and never removes it."""
+    monkeypatch.setattr(standalone_triton, "ENVIRONMENT_FOLDERS", tmp_path)
+    names = ("python_env_oldone", "python_env_filled", "python_env_ofnow0", "python_env_whatever")
+    for name in names:
+        (tmp_path / name).mkdir()
+    (tmp_path / "python_env_filled" / "bin").mkdir()
+    for name in names:
+        if name != "python_env_ofnow0":
+            os.utime(tmp_path / name, (1.0, 1.0))
+        else:  # a Triton that is starting just now may be about to use it
+            os.utime(tmp_path / name, (time.time() + 60, time.time() + 60))
+    server.clean_up()
+    assert sorted(path.name for path in tmp_path.glob("python_env_*")) == sorted(names[1:])
 
 
 async def test_a_dead_stub_is_seen_and_healed_without_a_restart(

@@ -7,6 +7,7 @@ question at a time. It ends when its stub does, or closes the connection.
 import contextlib
 import ctypes
 import os
+import re
 import resource
 import signal
 import sys
@@ -24,6 +25,8 @@ OPTIMIZATION_LEVELS = {  # config.pbtxt's `optimization { graph { level } }`; ab
     2: ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
 }
 SEVERITY_WARNING = 2
+# Its messages begin with file and line, and some with the signature of a C++ method.
+_PLACE = re.compile(r"^\S+\.(?:cc|h):\d+ (?:[^(]*::\w+\([^)]*\) )?")
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -73,7 +76,7 @@ def serve(connection, arrays):
             answer = ("answer", arrays.write(given, end)[0])
             del outputs, given
         except Exception as error:  # noqa: BLE001 -- as above
-            answer = ("failed", str(error) or type(error).__name__)
+            answer = ("failed", _reason(error))
         connection.send(answer)
 
 
@@ -89,6 +92,14 @@ def _be_the_first_to_go():
     with contextlib.suppress(OSError):  # not ours to say in this container
         Path("/proc/self/oom_score_adj").write_text("1000")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # each crash would fill the disk with a core
+
+
+def _reason(error):
+    """What ONNX Runtime says, without where in its own source it says so."""
+    text = str(error).strip() or type(error).__name__
+    if found := re.search(r"while running (\w+) node\..*?Status Message: (.*)", text, re.DOTALL):
+        text = f"{found[1]}: {re.sub(_PLACE, '', found[2])}"
+    return text
 
 
 def _described(nodes):
