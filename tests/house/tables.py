@@ -14,11 +14,13 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
 from contract import errors
+from contract.moves import MOVES
 from dispatcher.settings import DispatcherSettings
 from gateway import problems
 from gateway.settings import GatewaySettings
 from standalone.ports import Ports
 from telemetry import metrics
+from tests.house import limits
 from tests.house.sources import ROOT
 from weights.settings import WeightsSettings
 
@@ -76,16 +78,19 @@ def _meaning(kind: type) -> str:
     return (kind.__doc__ or "").strip().splitlines()[0]
 
 
-def limit_table() -> str:
-    source = (ROOT / "contract" / "limits.py").read_text()
-    lines = re.findall(r"^([A-Z_]+) = ([0-9_ *]+?)  # (.+)$", source, re.MULTILINE)
-    rows = [(f"`{name}`", _size(name, text), meaning) for name, text, meaning in lines]
-    return _table(("limit", "value", "meaning"), rows)
-
-
 def port_table() -> str:
     rows = [(f"`{name}`", str(field.default)) for name, field in Ports.__dataclass_fields__.items()]
     return _table(("what listens", "port, or the next free one"), rows)
+
+
+def move_table() -> str:
+    """The moves as a picture and as a table: from `contract.moves`, as everything else judges."""
+    picture = "".join(
+        f"    {move.before or '[*]'} --> {move.after}: {move.cause}\n" for move in MOVES
+    )
+    rows = [(move.before or "", move.after, move.cause, move.effect) for move in MOVES]
+    table = _table(("from", "to", "cause", "the one effect"), rows)
+    return f"```mermaid\nstateDiagram-v2\n{picture}```\n\n{table}"
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -94,8 +99,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "weights_settings": lambda: settings(WeightsSettings),
     "metrics": metric_table,
     "errors": error_table,
-    "limits": limit_table,
+    "limits": limits.table,
     "ports": port_table,
+    "moves": move_table,
 }
 
 
@@ -129,15 +135,6 @@ def _default(field: FieldInfo) -> str:
     if default is None or default in ("", ()):
         return "none"
     return f"`{default}`"
-
-
-def _size(name: str, text: str) -> str:
-    value = 1
-    for factor in text.split("*"):
-        value *= int(factor)
-    if name.endswith("_BYTES_MAX"):
-        return f"{value // 1024**2} MiB"
-    return f"{value:,}"
 
 
 def main() -> None:
