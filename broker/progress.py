@@ -2,7 +2,7 @@
 
 Another gateway may just have shown a prediction as running, so "waiting" is only said from an
 answer to a question asked since the reader came. What runs, runs for good. Consumer info is a
-monitoring call: whatever the number of readers, each consumer is asked 20 times a second at most.
+monitoring call: whatever the number of readers, each consumer is asked 100 times a second at most.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from contract.errors import QueueUnavailable
 from contract.prediction import Ticket
 from contract.queue import QueueNames
 
-EVERY_S = 0.05  # what a reader waits for its answer at most, besides the answer itself
+EVERY_S = 0.01  # what a reader waits for its answer at most, besides the answer itself
 ANSWER_TIMEOUT_S = 2.0
 
 
