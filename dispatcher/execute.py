@@ -155,7 +155,8 @@ class Executor:
 
     def _is_wanted(self, row: Row) -> bool:
         """Whether to run it, asked whenever it is about to be; ends it where its time is over."""
-        if row.is_open and row.is_overdue(self._parts.now_ms()):
+        deadline_ms = row.ticket.deadline_ms
+        if deadline_ms is not None and row.is_open and self._parts.now_ms() >= deadline_ms:
             row.fail(_OVERDUE, self._parts.now_ms())
             self._meters.overdue.inc()
         return row.is_open

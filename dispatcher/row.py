@@ -48,9 +48,6 @@ class Row:
         # The clock of the gateway that made the id may be a little ahead of ours.
         return float(max(0, self.began_at_ms - self.ticket.created_at_ms))
 
-    def is_overdue(self, now_ms: int) -> bool:
-        return self.ticket.deadline_ms is not None and now_ms >= self.ticket.deadline_ms
-
     def succeed(self, output: bytes, at_ms: int) -> None:
         self.outcome = self._outcome(Status.SUCCEEDED, at_ms, output=output)
 

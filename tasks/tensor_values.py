@@ -105,12 +105,14 @@ def to_json(tensor: Tensor, array: NDArray[Any]) -> JSON:
 
 def _json_bytes_least(array: NDArray[Any]) -> int:
     """What its JSON takes at the very least, commas and brackets included."""
-    lists = max((math.prod(array.shape[:axis]) for axis in range(array.ndim)), default=0)
     if array.dtype.kind == "O":
-        elements = sum(map(len, array.flat)) + 3 * array.size
+        least = sum(map(len, array.flat)) + 3 * array.size
     else:
-        elements = _ELEMENT_BYTES_LEAST[array.dtype.kind] * array.size
-    return max(elements, 3 * lists)
+        least = _ELEMENT_BYTES_LEAST[array.dtype.kind] * array.size
+    if array.ndim < 2:
+        return least
+    # Without elements there may still be lists.
+    return max(least, *(3 * math.prod(array.shape[:axis]) for axis in range(1, array.ndim)))
 
 
 def dims_text(tensor: Tensor) -> str:
