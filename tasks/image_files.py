@@ -10,7 +10,7 @@ import re
 import struct
 from collections.abc import Iterator
 
-from contract.errors import InvalidInput, TooLarge
+from contract.errors import InvalidInput, TooLarge, UnsupportedMedia
 
 READS_MAX = 2048  # of Pillow, for one file, and one more for each 64 bytes
 _BYTES_PER_READ = 64  # of an honest file: rows of a small picture, each stored by itself
@@ -63,6 +63,7 @@ def refuse_costly(content: bytes, field: str) -> None:
 
     Raises:
         TooLarge: naming what there is too much of.
+        UnsupportedMedia: a BigTIFF.
         InvalidInput: an animated AVIF, which no still is taken from.
     """
     if content.startswith(b"\x89PNG"):
@@ -71,7 +72,10 @@ def refuse_costly(content: bytes, field: str) -> None:
             raise _too_large("it has too many compressed texts and profiles", field)
     elif content[4:8] == b"ftyp":
         _check_avif(content, field)
-    elif (order := _TIFF_ORDERS.get(content[:4])) is not None:
+    elif content[:2] in (b"II", b"MM"):
+        if (order := _TIFF_ORDERS.get(content[:4])) is None:
+            # Pillow reads three more kinds; they are for files of gigabytes, or do not exist.
+            raise UnsupportedMedia("it is no usual TIFF", field=field, rule="image_format")
         _check_tiff(content, order, field)
 
 

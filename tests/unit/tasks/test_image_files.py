@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from contract.errors import InvalidInput, TooLarge
+from contract.errors import InvalidInput, TooLarge, UnsupportedMedia
 from contract.limits import IMAGE_SIDE_MAX
 from tasks.image_files import READS_MAX, Content
 from tasks.images import check_image, square_image
@@ -135,6 +135,12 @@ def test_a_film_is_no_still() -> None:
     with pytest.raises(InvalidInput) as refused:
         check_image(film, FIELD)
     assert refused.value.rule == "still_image"
+
+
+@pytest.mark.parametrize("head", [b"II+\0", b"MM\0+", b"MM*\0", b"II\0*"])
+def test_other_kinds_of_tiff_do_not_get_around_the_check(head: bytes) -> None:
+    with pytest.raises(UnsupportedMedia):
+        check_image(head + tiff_of_strips(1_000_000)[4:], FIELD)
 
 
 HONEST: dict[str, Make] = {
