@@ -96,7 +96,15 @@ class Attack:
     async def play(self, result: Result) -> None:
         """Play the cell, and write into `result` what came of it."""
         history, cell = self._history, self._cell
-        history.add(Rules(cell.name, result.seed, attempts_max=cell.attempts_max))
+        history.add(
+            Rules(
+                cell.name,
+                result.seed,
+                attempts_max=cell.attempts_max,
+                submits=cell.needs_submits,
+                reads=cell.needs_reads,
+            )
+        )
         for asked, output in self._samples.known.items():
             history.add(Known(asked, output))
         self._site.heard = self._happened
@@ -118,7 +126,8 @@ class Attack:
             queued = await _left_in_queue(broker)
             await self._read_ledger(ledger)
             recovery_s = recovered - fault_over
-            history.add(End(fault_began, window_ends, queued, missing, recovery_s))
+            end = End(fault_began, window_ends, queued, missing, recovery_s, self._grown_mb)
+            history.add(end)
         result.recovery_s = recovery_s
         result.grown_mb = self._grown_mb
         result.settled_s = max((fate.ended_at for fate in self._before(fault_over)), default=0.0)

@@ -16,6 +16,7 @@ from tests.chaos.history import Announced, Call, End, Known, Record, Row, Rules,
 TOLERANCE = 1e-3  # of a score: the order of a sum depends on the batch
 GRACE_S = 8.0  # an answer may come so much later than its wait, on a busy machine
 ANSWER_S_MAX = 25.0  # of a call that does not wait: two patient looks into a ledger that hangs
+GROWN_MB_MAX = 128.0  # of one process, in one cell; the load leaves a few MB in a gateway
 REFUSALS = (429, 503)
 EXPECTED = (0, 200, 201, 202, 404, 410, *REFUSALS)  # no caller asks for what is wrong
 
@@ -35,6 +36,8 @@ class Kind(StrEnum):
     DISHONEST = "dishonest"  # an answer that says what is not so: see `_answers`
     LATE = "late"  # an answer came after its limit, or never
     ATTEMPTS = "attempts"  # an outage was counted as an attempt
+    OUTAGE = "outage"  # a call was refused that does without the part that was away
+    MEMORY = "memory"  # a process grew beyond all bounds
     UNREADY = "unready"  # a part is not ready long after the fault was over
 
 
@@ -69,6 +72,7 @@ def check(records: Iterable[Record]) -> list[Violation]:
             *_outcomes(facts),
             *_states(facts),
             *_answers(facts),
+            *_outages(facts),
             *_keys(facts),
             *_afterwards(facts),
         },
@@ -108,8 +112,7 @@ def _endings(facts: _Facts) -> Iterator[Violation]:
         if each in facts.rows:
             continue
         if each in queued:
-            if facts.rules.finishes:
-                yield Violation(Kind.STUCK, f"{each} ({call.asked}) is still in the queue")
+            yield Violation(Kind.STUCK, f"{each} ({call.asked}) is still in the queue")
         else:
             yield Violation(Kind.LOST, f"{each} ({call.asked}) is in neither queue nor ledger")
     for each, times in facts.announced.items():
@@ -234,6 +237,24 @@ def _answers(facts: _Facts) -> Iterator[Violation]:
             yield Violation(Kind.DISHONEST, f"{where}: {what}")
 
 
+def _outages(facts: _Facts) -> Iterator[Violation]:
+    """While a part is away, whatever does without it goes on."""
+    ended: dict[str, float] = {}  # when somebody had seen the outcome
+    for call in facts.calls:
+        for seen in call.seen:
+            if seen.outcome is not None:
+                ended[seen.id] = min(call.ended, ended.get(seen.id, call.ended))
+    for call in facts.calls:
+        refused = not call.status or call.status in REFUSALS
+        where = f"{call.kind} {call.id or call.asked} at {call.began:.2f} s"
+        # With a key it may be asked for what has ended already, which the ledger alone knows.
+        if facts.rules.submits and call.kind == "submit" and not call.key and refused:
+            yield Violation(Kind.OUTAGE, f"{where}: {call.status} {call.failure}")
+        is_known = call.id in ended and ended[call.id] <= call.began
+        if facts.rules.reads and call.kind in ("get", "wait") and is_known and refused:
+            yield Violation(Kind.OUTAGE, f"{where}: {call.status} {call.failure}")
+
+
 def _was_accepted(facts: _Facts, call: Call) -> bool:
     known = facts.accepted.get(call.id)
     is_somewhere = call.id in facts.rows or call.id in facts.end.queued
@@ -257,12 +278,13 @@ def _keys(facts: _Facts) -> Iterator[Violation]:
 
 
 def _afterwards(facts: _Facts) -> Iterator[Violation]:
-    if facts.rules.finishes:
-        for each in facts.end.queued:
-            if each in facts.rows:
-                yield Violation(Kind.LEFTOVER, f"{each} has ended and is in the queue")
-            elif each not in facts.accepted:
-                yield Violation(Kind.STUCK, f"{each}, of which no caller knows, is in the queue")
+    for each in facts.end.queued:
+        if each in facts.rows:
+            yield Violation(Kind.LEFTOVER, f"{each} has ended and is in the queue")
+        elif each not in facts.accepted:
+            yield Violation(Kind.STUCK, f"{each}, of which no caller knows, is in the queue")
+    if facts.end.grown_mb > GROWN_MB_MAX:
+        yield Violation(Kind.MEMORY, f"it grew by {facts.end.grown_mb:.0f} MB")
     for part, reason in facts.end.missing.items():
         yield Violation(Kind.UNREADY, f"{part}: {reason}")
 

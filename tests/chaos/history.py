@@ -72,8 +72,8 @@ class Rules(msgspec.Struct, frozen=True, omit_defaults=True, tag="rules"):
     cell: str
     seed: int
     attempts_max: int = 0  # of any prediction; 0: as many as it takes
-    refusals: bool = True  # whether submits may be refused within the fault's window
-    finishes: bool = True  # whether all that was accepted must have ended
+    submits: bool = False  # whether submits must be accepted all the while
+    reads: bool = False  # whether what has ended must be readable all the while
 
 
 class Known(msgspec.Struct, frozen=True, tag="known"):
@@ -91,6 +91,7 @@ class End(msgspec.Struct, frozen=True, tag="end"):
     queued: list[str]  # ids still in the queue
     missing: dict[str, str]  # parts that are not ready
     recovery_s: float = 0.0
+    grown_mb: float = 0.0  # by how much the memory of a gateway or dispatcher grew, at its highest
 
 
 Record = Rules | Known | Call | Mark | Announced | Row | End

@@ -177,7 +177,7 @@ class Load:
 
     async def _repeats_with_a_key(self) -> None:
         """Several at once with one key, and again until one of them is answered."""
-        text, key = self._text(), f"key-{self._text()}"
+        text, key = self._text(), f"key-{self._random.getrandbits(64):016x}"
         for _ in range(20):
             many = self._random.choice((1, 2, 4))
             calls = await asyncio.gather(*(self._submit_text(text, key=key) for _ in range(many)))

@@ -153,6 +153,17 @@ class Cell:
         return DURATION_S[self.fault]
 
     @property
+    def needs_submits(self) -> bool:
+        """Whether submits must be accepted all the while: only the queue has to be there."""
+        return self.fault is Fault.DOWN and self.target in (*NO_ATTEMPT, Target.DISPATCHER)
+
+    @property
+    def needs_reads(self) -> bool:
+        """Whether what has ended must be readable: only the ledger has to be there."""
+        away = (*NO_ATTEMPT, Target.DISPATCHER, Target.NATS)
+        return self.fault is Fault.DOWN and self.target in away and self.target != Target.POSTGRES
+
+    @property
     def attempts_max(self) -> int:
         """How many attempts a prediction may take; 0 where each may take more than one."""
         return int(self.fault is Fault.DOWN and self.target in NO_ATTEMPT)

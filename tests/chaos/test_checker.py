@@ -49,7 +49,8 @@ def row(outcome: dict[str, Any] | None = None, of: str = ID) -> Row:
 def judged(*records: Record, **end: Any) -> set[Kind]:
     """The kinds of violation in a history with a fault from second 10 to second 20."""
     told: dict[str, Any] = {"queued": [], "missing": {}, **end}
-    rules = Rules("a cell", 1, attempts_max=told.pop("attempts_max", 0))
+    names = ("attempts_max", "submits", "reads")
+    rules = Rules("a cell", 1, **{name: told.pop(name) for name in names if name in told})
     found = check([rules, *records, End(fault_began=10.0, recovered=20.0, **told)])
     return {violation.kind for violation in found}
 
@@ -157,6 +158,25 @@ def test_an_outage_that_counts_as_an_attempt_is_reported() -> None:
     twice = {**succeeded(), "attempts": 2}
     assert judged(submit(), row(twice), attempts_max=1) == {Kind.ATTEMPTS}
     assert judged(submit(), row(twice)) == set()
+
+
+def test_a_submit_that_does_without_the_part_that_is_away_must_be_accepted() -> None:
+    refused = Call("submit", 12.0, 12.1, 503, asked=ASKED, retry_after="5")
+    assert judged(refused) == set()
+    assert judged(refused, submits=True) == {Kind.OUTAGE}
+
+
+def test_what_has_ended_must_be_readable_without_the_queue() -> None:
+    refused: dict[str, Any] = {"status": 503, "retry_after": "5"}
+    before = (submit(), get(2.0, ENDED), row())
+    assert judged(*before, get(12.0, **refused)) == set()
+    assert judged(*before, get(12.0, **refused), reads=True) == {Kind.OUTAGE}
+    assert judged(submit(), row(), get(12.0, **refused), reads=True) == set()
+
+
+def test_memory_that_grows_without_bound_is_reported() -> None:
+    assert judged(grown_mb=20.0) == set()
+    assert judged(grown_mb=2000.0) == {Kind.MEMORY}
 
 
 def test_a_part_that_does_not_come_back_is_reported() -> None:
