@@ -50,8 +50,9 @@ class EdgeLimits:
 class Edge:
     """Guards an application.
 
-    It puts into the request's state: `owner`, and `release_body`, which the application calls once
-    it no longer holds the body (at the latest, the request's end does).
+    It puts into the request's state: `owner`; `reserve_body`, which the application calls where
+    what it makes of a body takes more memory than the body; and `release_body`, which it calls once
+    it no longer holds either (at the latest, the request's end does).
     """
 
     def __init__(self, app: ASGIApp, auth: Auth, limits: EdgeLimits) -> None:
@@ -110,12 +111,14 @@ class Edge:
         declared = headers.get(b"content-length")
         if declared is None and b"transfer-encoding" not in headers:
             scope["state"]["release_body"] = _no_body
+            scope["state"]["reserve_body"] = _no_more
             await self._app(scope, receive, send)
             return
         body = _Body(receive, self._limits, self._bodies)
         try:
             body.expect(int(declared or 0))
             scope["state"]["release_body"] = body.release
+            scope["state"]["reserve_body"] = body.reserve
             await self._app(scope, body.receive, send)
         finally:
             body.release()
@@ -161,6 +164,14 @@ class _Body:
                 field="body",
                 rule="body_bytes_max",
             )
+        self.reserve(size)
+
+    def reserve(self, size: int) -> None:
+        """Make sure of so much memory, or of all there is, for this body alone.
+
+        Raises Overloaded.
+        """
+        size = min(size, self._limits.bodies_bytes_max)
         if size > self._held:
             self._budget.take(size - self._held)
             self._held = size
@@ -193,6 +204,10 @@ class _Body:
 
 def _no_body() -> None:
     """There is nothing to release."""
+
+
+def _no_more(_: int) -> None:
+    """What is made of no body takes no memory."""
 
 
 def settled_path(path: str) -> str:

@@ -45,6 +45,7 @@ async def read_asked(request: Request, *, names_model: bool) -> Asked:
 
     Raises:
         InvalidInput, TooLarge, UnsupportedMedia: naming field and rule.
+        Overloaded: it is too large to be read beside the others.
     """
     media_type = _media_type(request.headers.get("content-type"))
     if request.headers.get("content-encoding", "identity") != "identity":
@@ -53,6 +54,8 @@ async def read_asked(request: Request, *, names_model: bool) -> Asked:
         )
     if media_type == "application/json":
         body = await _read(request)
+        # 2 MB of JSON can become 100 MB of values: they count among the bodies that are held.
+        request.state.reserve_body(strict_json.memory_bytes(body))
         read = partial(_from_json, body, names_model=names_model)
         return await _off_loop_if_large(len(body), read)
     if media_type == "multipart/form-data":

@@ -13,6 +13,7 @@ from contract.prediction import JSON
 
 DEPTH_MAX = 64
 VALUES_MAX = 1_000_000  # what a ticket can hold at most; each costs up to 100 bytes of memory
+VALUE_BYTES = 64  # most of them: an empty list and its place in another
 INTEGER_MIN, INTEGER_MAX = -(2**63), 2**64 - 1  # what MessagePack can carry
 _SMALL_BYTES = 64 * 1024  # cannot hold more values than is fine anyway
 
@@ -31,6 +32,11 @@ def read_object(body: bytes) -> dict[str, JSON]:
         )
     check(value, "", DEPTH_MAX)
     return value
+
+
+def memory_bytes(body: bytes) -> int:
+    """What `read_object` makes of `body` will take, about, and `body` itself."""
+    return len(body) + VALUE_BYTES * min(_values_in(body), VALUES_MAX)
 
 
 def check(value: JSON, path: str, depth_left: int) -> None:
@@ -75,15 +81,20 @@ def check_text(text: str, path: str) -> None:
             raise _refusal("text must not contain lone surrogates", path, "unicode") from None
 
 
+def _values_in(body: bytes) -> int:
+    """How many there are at most; 0 where so few fit that it does not matter."""
+    if len(body) <= _SMALL_BYTES:
+        return 0
+    return body.count(b",") + body.count(b"[") + body.count(b"{")
+
+
 def _parse(body: bytes) -> JSON:
-    if len(body) > _SMALL_BYTES:
-        values = body.count(b",") + body.count(b"[") + body.count(b"{")
-        if values > VALUES_MAX:
-            raise TooLarge(
-                f"the JSON has about {values} values; {VALUES_MAX} is the limit",
-                field="body",
-                rule="values_max",
-            )
+    if (values := _values_in(body)) > VALUES_MAX:
+        raise TooLarge(
+            f"the JSON has about {values} values; {VALUES_MAX} is the limit",
+            field="body",
+            rule="values_max",
+        )
     try:
         return _DECODER.decode(body.decode("utf-8"))
     except UnicodeDecodeError as error:

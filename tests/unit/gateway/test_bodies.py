@@ -33,7 +33,11 @@ async def read(
     async def receive() -> Message:
         return messages.pop(0)
 
-    scope = {"type": "http", "headers": pairs, "query_string": query.encode(), "method": "POST"}
+    state = {"reserve_body": lambda _: None}
+    scope: dict[str, object] = {
+        "type": "http", "headers": pairs, "query_string": query.encode(), "method": "POST",
+        "state": state,
+    }  # fmt: skip
     return await read_asked(Request(scope, receive), names_model=names_model)
 
 
