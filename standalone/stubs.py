@@ -59,6 +59,11 @@ class UnfitModels:
                 return model
         return None
 
+    def restarted(self, now: float) -> None:
+        """The server has just been started: each model gets its time again, but no measure more."""
+        for spell in self._spells.values():
+            spell.since = now
+
     def may_reload(self, model: str, now: float) -> bool:
         """Begin the next measure: True for a reload, False for a restart of the server.
 
@@ -91,6 +96,7 @@ class StubRemedy:
     async def take_stock(self, pid: int) -> None:
         self._pid, self._expected = pid, await asyncio.to_thread(living_stubs, pid)
         self._alarms.watch(await asyncio.to_thread(stub_pids, pid))
+        self._unfit.restarted(time.monotonic())
 
     async def alarm(self) -> None:
         await self._alarms.wait()

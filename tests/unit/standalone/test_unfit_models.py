@@ -31,6 +31,20 @@ def test_a_model_that_was_well_in_between_begins_anew() -> None:
     assert models.heard(UNFIT, RELOAD_AFTER_S) is None
 
 
+def test_after_a_restart_a_model_gets_its_time_again_and_no_measure_more() -> None:
+    models = UnfitModels()
+    models.heard(UNFIT, 0.0)
+    models.restarted(RELOAD_AFTER_S)
+    assert models.heard(UNFIT, RELOAD_AFTER_S) is None
+    now = 2 * RELOAD_AFTER_S
+    assert models.heard(UNFIT, now) == "m"
+    assert models.may_reload("m", now)
+    now += RESTART_AFTER_S
+    assert not models.may_reload("m", now)
+    models.restarted(now)
+    assert models.heard(UNFIT, now + 100 * RESTART_AFTER_S) is None
+
+
 def test_each_model_has_its_own_spell() -> None:
     models = UnfitModels()
     models.heard({"a": ""}, 0.0)
