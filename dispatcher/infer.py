@@ -101,7 +101,7 @@ class Inference:
             if isinstance(error, Overran | BroughtDown):
                 return await self._each_alone(asked, numbers)
             # One bad row must not fail its neighbours: halve until it stands alone.
-            log.warning("batch.halved", extra={"rows": len(numbers), "reason": str(error)})
+            log.warning("batch.halved", extra={"rows": len(numbers), "code": error.code})
         middle = len(numbers) // 2
         first = await self._run_alike(asked, numbers[:middle])
         return first | await self._run_alike(asked, numbers[middle:])

@@ -24,9 +24,8 @@ _bound: ContextVar[dict[str, object]] = ContextVar("bound_log_fields")
 
 # What `logging` itself puts on a record; anything else came from `extra=`.
 _OWN_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-_URL_PASSWORD = re.compile(
-    r"(?P<user>\b[a-z][a-z0-9+.-]*://[^\s/:@\"']*):[^\s/@\"']+@", re.IGNORECASE
-)
+# Without a password as well: NATS takes a token in the place of a user.
+_URL_CREDENTIALS = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.-]*://)[^\s/@\"']+@", re.IGNORECASE)
 # What Postgres adds to a message: the row or the value that it did not take.
 _QUOTED_ROW = re.compile(r"^(DETAIL|CONTEXT):.*$", re.MULTILINE)
 # Libraries whose every request would be a line, or whose lines hold what callers sent (Pillow's
@@ -153,4 +152,4 @@ def _cut(text: str, characters_max: int) -> str:
 
 def _without_passwords(text: str) -> str:
     # The search for "://" is ten times cheaper than the pattern, and almost every line ends here.
-    return _URL_PASSWORD.sub(r"\g<user>:***@", text) if "://" in text else text
+    return _URL_CREDENTIALS.sub(r"\g<scheme>***@", text) if "://" in text else text

@@ -59,6 +59,7 @@ def test_bound_fields_are_on_every_line_inside_and_on_none_after(lines: Lines) -
         "cannot reach postgresql://tritonq:hunter2@127.0.0.1:5432/db",
         "nats://:hunter2@127.0.0.1",
         "NATS://user:hunter2@host and more",
+        "nats://hunter2@127.0.0.1:4222",
     ],
 )
 def test_a_password_in_a_url_is_blotted_out_wherever_it_stands(lines: Lines, text: str) -> None:
