@@ -11,6 +11,7 @@ and the service answers it with the prediction that was accepted.
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -58,6 +59,7 @@ class Journal:
         self.begun: Begun | None = None
         self._descriptor = descriptor
         self._known: dict[tuple[str, str], str] = {}
+        self._is_torn = False  # its last line is not whole
         self._read()
 
     @classmethod
@@ -91,8 +93,10 @@ class Journal:
         """How this run submits: as it was begun, or else as said here."""
         if self.begun is None:
             begun = Begun(uuid4().hex, priority, cancel_after)
-            os.write(self._descriptor, msgspec.json.encode(begun) + b"\n")
-            os.fsync(self._descriptor)  # once: every key of the run depends on this line
+            self._append(begun)
+            # Once, and before the first submit: every key of the run depends on this line.
+            os.fsync(self._descriptor)
+            _sync_folder(self.path.parent)
             self.begun = begun
         return self.begun
 
@@ -112,13 +116,13 @@ class Journal:
 
     def note(self, file: str, sha256: str, prediction_id: str) -> None:
         self._known[_place(file), sha256] = prediction_id
-        line = msgspec.json.encode(_Accepted(_place(file), sha256, prediction_id)) + b"\n"
-        os.write(self._descriptor, line)
+        self._append(_Accepted(_place(file), sha256, prediction_id))
 
     def forget(self) -> None:
         """Forget everything: each file has its outcome, or the caller starts over."""
         self._known.clear()
         self.begun = None
+        self._is_torn = False
         os.ftruncate(self._descriptor, 0)
 
     def close(self) -> None:
@@ -126,6 +130,13 @@ class Journal:
         if not self._known and self.begun is None:
             self.path.unlink(missing_ok=True)
         os.close(self._descriptor)
+
+    def _append(self, entry: Begun | _Accepted) -> None:
+        line = (b"\n" if self._is_torn else b"") + msgspec.json.encode(entry) + b"\n"
+        written = os.write(self._descriptor, line)
+        self._is_torn = written < len(line)
+        if self._is_torn:  # as a disk that has just become full does it, without any error
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
     def _read(self) -> None:
         content = self.path.read_bytes()
@@ -136,8 +147,7 @@ class Journal:
             except ValueError:  # the first line; or torn by the end of the process that wrote it
                 with contextlib.suppress(ValueError):
                     self.begun = msgspec.json.decode(text, type=Begun)
-        if content and not content.endswith(b"\n"):
-            os.write(self._descriptor, b"\n")
+        self._is_torn = bool(content) and not content.endswith(b"\n")
 
 
 def key_of(url: str, model: str, fields: Mapping[str, Any], arguments: Sequence[str]) -> str:
@@ -157,6 +167,15 @@ def _place(file: str) -> str:
     that are no text."""
     absolute = os.path.abspath(file)  # noqa: PTH100 - a link stays one
     return absolute.encode(errors="backslashreplace").decode()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the name of a new file as lasting as its content."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _forget_old(folder: Path) -> None:

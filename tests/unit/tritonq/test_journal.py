@@ -146,8 +146,8 @@ def test_a_run_is_begun_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     journal.begin("normal", None)
     journal.close()
 
-    (content,) = synced
-    assert run.encode() in content
+    assert len(synced) == 2, "the file and its folder, once"
+    assert all(run.encode() in content for content in synced)
 
 
 def test_a_file_is_the_same_from_wherever_it_is_looked_at(
@@ -164,3 +164,22 @@ def test_a_file_is_the_same_from_wherever_it_is_looked_at(
     assert journal.find("../photos/a.jpg", "aa") == "p1"
     assert journal.key("a.jpg", "aa") == key
     journal.close()
+
+
+def test_a_line_that_a_full_disk_cut_short_is_an_error_and_spoils_none_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal.open(tmp_path, "k")
+    write = os.write
+    with monkeypatch.context() as full:
+        full.setattr(os, "write", lambda fd, data: write(fd, data[:7]))
+        with pytest.raises(OSError, match="No space left"):
+            journal.begin("low", None)
+    assert journal.begun is None
+    begun = journal.begin("high", None)
+    journal.note("a.jpg", "aa", "p1")
+    os.close(journal._descriptor)  # as a kill does it
+
+    again = Journal.open(tmp_path, "k")
+    assert (again.begun, again.find("a.jpg", "aa")) == (begun, "p1")
+    again.close()
