@@ -27,7 +27,10 @@ CAUGHT = (
 def test_a_planted_bug_is_reported_by_its_own_word(bug: Bug, cell: Cell, kind: Kind) -> None:
     result = played(cell, bug)
     assert not result.error
-    assert {violation.kind for violation in result.violations} == {kind}
+    found = {violation.kind for violation in result.violations}
+    assert kind in found
+    # Between its ack and its record a prediction is nowhere: readers may come by just then.
+    assert found <= ({kind, Kind.UNKNOWN} if kind is Kind.LOST else {kind})
 
 
 def played(cell: Cell, bug: Bug) -> Result:
