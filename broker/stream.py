@@ -19,6 +19,13 @@ ANSWER_TIMEOUT_S = 2.0
 FOLLOWER_SILENCE_S_MAX = 3.0
 
 
+STREAM_NOT_FOUND = 10059
+
+
+class NotDeclared(QueueUnavailable):
+    """JetStream has a leader, who says that there is no such stream (yet)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Depth:
     """How much the queue holds, waiting and running."""
@@ -88,6 +95,8 @@ async def _ask(requests: Requests, stream: str) -> _StreamInfo:
     subject = f"$JS.API.STREAM.INFO.{stream}"
     answer = await requests.ask(subject, timeout_s=ANSWER_TIMEOUT_S)
     info = _DECODER.decode(answer.data)
+    if info.error is not None and info.error.err_code == STREAM_NOT_FOUND:
+        raise NotDeclared("the queue is not there yet")
     if info.state is None:
         reason = info.error.description if info.error else "an answer without state"
         raise QueueUnavailable(f"the queue cannot be read: {reason}")

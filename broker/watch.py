@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from broker.connection import Connection
 from broker.requests import Requests
-from broker.stream import require_majority
+from broker.stream import NotDeclared, require_majority
 from contract.errors import QueueUnavailable
 from contract.queue import QueueNames
 
@@ -38,6 +38,8 @@ class Watch:
                 continue
             try:
                 await require_majority(self._requests, self._stream)
+            except NotDeclared:
+                failed = 0  # somebody who knows has answered
             except QueueUnavailable as error:
                 failed += 1
                 if failed == LOOKS_MAX:

@@ -30,7 +30,7 @@ IDS_PER_QUESTION_MAX = 500
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A prediction as it stands. `running` and `position` are about a second old."""
+    """A prediction as it stands. `running` and `position` hold since the reader's question."""
 
     ticket: Ticket
     outcome: Outcome | None = None
