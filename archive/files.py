@@ -39,11 +39,11 @@ class Writer:
         self._hash = hashlib.sha256()
         self.size = 0  # bytes, so far
         self._records = 0
+        self._buffer = bytearray()  # rows come one by one
 
     def __enter__(self) -> Self:
         with writing(self._path):
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            self._file = os.fdopen(descriptor, "wb", buffering=PIECE_BYTES)
+            self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         return self
 
     def __exit__(
@@ -52,17 +52,27 @@ class Writer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with writing(self._path):
+        try:
             if kind is None:
-                self._file.flush()
-                os.fsync(self._file.fileno())
-            self._file.close()
+                self._empty_buffer()
+                with writing(self._path):
+                    os.fsync(self._descriptor)
+        finally:
+            os.close(self._descriptor)
 
     async def write(self, piece: bytes) -> None:
-        with writing(self._path):
-            self._file.write(piece)
         self._hash.update(piece)
         self.size += len(piece)
+        self._buffer += piece
+        if len(self._buffer) >= PIECE_BYTES:
+            self._empty_buffer()
+
+    def _empty_buffer(self) -> None:
+        with writing(self._path), memoryview(self._buffer) as left:
+            written = 0
+            while written < len(left):
+                written += os.write(self._descriptor, left[written:])
+        self._buffer.clear()
 
     async def append(self, record: bytes) -> None:
         """Add a record to a file of records."""

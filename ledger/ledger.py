@@ -207,12 +207,17 @@ class Ledger:
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Snapshot]:
         """Read the ledger as it is at one moment, for a backup; nobody is held up by it."""
-        async with (
-            self._connections.borrow() as connection,
-            connection.transaction(isolation="repeatable_read", readonly=True),
-        ):
-            await copying.settle_forms(connection)
-            yield Snapshot(connection)
+        async with self._connections.borrow() as connection:
+            transaction = connection.transaction(isolation="repeatable_read", readonly=True)
+            await transaction.start()
+            try:
+                await copying.settle_forms(connection)
+                yield Snapshot(connection)
+            except BaseException:
+                # It may be in the middle of a COPY, which nothing else stops at once.
+                connection.terminate()
+                raise
+            await transaction.rollback()  # it has only read
 
     @asynccontextmanager
     async def filling(self, backup: str) -> AsyncIterator[Filling]:
