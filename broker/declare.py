@@ -55,7 +55,7 @@ class QueueLimits:
     tickets_max: int = 200_000
     bytes_max: int = 20 * 1024**3
     replicas: int = 1
-    claims_max: int = 2_000_000  # of about 200 bytes each, in memory and on disk
+    claims_max: int = 2_000_000  # of 340 bytes each on disk, and about as much in memory
     claims_age_s: float = 0.0  # longer than outcomes are kept; 0 is for ever
 
 

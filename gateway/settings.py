@@ -47,7 +47,9 @@ class GatewaySettings(ProcessSettings):
         200_000, ge=1, description="Predictions the queue may hold before submits get 429."
     )
     claims_max: int = Field(
-        2_000_000, ge=1, description="Idempotency keys that are remembered; more get 429."
+        2_000_000,
+        ge=1,
+        description="Idempotency keys that are remembered, each in 340 bytes; more get 429.",
     )
     queue_replicas: Literal[1, 3, 5] = Field(
         1,
