@@ -84,7 +84,7 @@ class Ledger:
         for prediction in ended:
             try:
                 rows.setdefault(prediction.id, to_row(prediction))
-            except (ValueError, OverflowError) as error:
+            except (ValueError, OverflowError, RecursionError) as error:
                 reasons[prediction.id] = type(error).__name__
         recorded: set[PredictionId] = set()
         # In order of id, as everybody does it: two batches that share predictions would otherwise

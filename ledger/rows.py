@@ -58,7 +58,7 @@ def to_row(ended: Prediction) -> Row:
     """Lay out a prediction that has ended, without the contents of its files.
 
     Raises:
-        ValueError, OverflowError: what is in it has no form as text; it never will.
+        ValueError, OverflowError, RecursionError: what is in it has no form as text; it never will.
     """
     ticket, outcome = ended.ticket.without_contents(), ended.outcome
     assert outcome is not None, "the ledger keeps predictions that have ended"

@@ -313,3 +313,17 @@ async def test_any_prediction_survives_the_round_trip(
     assert await ledger.record(new) == {each.id for each in new}
 
     assert await ledger.get_many(each.id for each in new) == {each.id: each for each in new}
+
+
+async def test_an_input_nested_too_deep_for_text_is_refused_and_its_neighbours_are_recorded(
+    ledger: Ledger,
+) -> None:
+    """Left to itself it would end the dispatcher again and again, and never itself."""
+    nested: list[object] = []
+    for _ in range(2000):
+        nested = [nested]
+    deep, other = succeeded(input={"n": nested}), succeeded()
+    with pytest.raises(Unrecordable) as refused:
+        await ledger.record([deep, other])
+    assert refused.value.reasons == {deep.id: "RecursionError"}
+    assert refused.value.recorded == {other.id}
