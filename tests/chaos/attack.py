@@ -21,11 +21,11 @@ from tests.chaos.checker import Violation, accepted, check
 from tests.chaos.faults import afflicted
 from tests.chaos.history import Announced, Call, End, History, Known, Mark, Rules
 from tests.chaos.load import Fate, Load, Photograph
-from tests.chaos.matrix import Cell, Fault, Moment, Target
+from tests.chaos.matrix import IN_TRITON, Cell, Fault, Moment, Target
 from tests.chaos.sight import row_of
 from tests.chaos.site import Site
 
-RATE_PER_S = 30.0
+RATE_PER_S = 20.0  # callers, each with several calls: the machine must not be what is tested
 POINT_S_MAX = 15.0  # the load comes by every point many times a second
 RECOVERY_S_MAX = 60.0
 DRAIN_S_MAX = 60.0
@@ -151,7 +151,7 @@ class Attack:
                 armed = await site.controller.arm(cell.holder, cell.moment)
                 await armed.wait(POINT_S_MAX)
             answers = site.proxies["dispatcher_triton"]
-            is_kept = cell.moment is Moment.INFERRING and cell.target is not Target.STUB
+            is_kept = cell.moment is Moment.INFERRING and cell.target not in IN_TRITON
             if is_kept and armed is not None:
                 # Triton has answered, and the answer is on its way.
                 answers.hold_answers()
@@ -178,6 +178,10 @@ class Attack:
 
         A Postgres that was told to terminate, for one, goes on serving the connections it has.
         """
+        if self._cell.target is Target.WORKER:
+            return  # its stub starts another one, and tells nobody
+        if self._cell.target is Target.STUB and self._cell.fault is Fault.TERMINATE:
+            return  # it takes no notice
         if self._cell.fault in (Fault.KILL, Fault.TERMINATE, Fault.DOWN):
             async with asyncio.timeout(RECOVERY_S_MAX):
                 await self._restarted.wait()

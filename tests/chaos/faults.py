@@ -13,7 +13,7 @@ import psutil
 from nats.aio.client import Client
 
 from contract.queue import QueueNames
-from tests.chaos.matrix import Fault, Target
+from tests.chaos.matrix import IN_TRITON, Fault, Target
 from tests.chaos.proxy import Slowness
 from tests.chaos.site import Site
 
@@ -31,10 +31,7 @@ async def afflicted(
     async with AsyncExitStack() as undone:
         match fault:
             case Fault.KILL | Fault.TERMINATE:
-                number = signal.SIGKILL if fault is Fault.KILL else signal.SIGTERM
-                victim = _victim(site, target, random)
-                victim.send_signal(number)
-                undone.push_async_callback(_ended, victim)
+                await undone.enter_async_context(_struck(site, target, fault, random))
             case Fault.FREEZE | Fault.LONG_FREEZE | Fault.RIVAL:
                 await undone.enter_async_context(_frozen(_family(site, target, random)))
             case Fault.CUT | Fault.SILENCE | Fault.SLOW:
@@ -56,8 +53,9 @@ async def afflicted(
 
 
 def _victim(site: Site, target: Target, random: Random) -> psutil.Process:
-    if target is Target.STUB:
-        return random.choice(sorted(site.stubs(), key=lambda it: it.pid))
+    if target in IN_TRITON:
+        found = site.stubs() if target is Target.STUB else site.workers()
+        return random.choice(sorted(found, key=lambda it: it.pid))
     return site.leader(target)
 
 
@@ -67,6 +65,15 @@ def _family(site: Site, target: Target, random: Random) -> list[psutil.Process]:
     if target is Target.POSTGRES:  # each connection has a process of its own
         return [victim, *victim.children(recursive=True)]
     return [victim]
+
+
+@asynccontextmanager
+async def _struck(site: Site, target: Target, fault: Fault, random: Random) -> AsyncIterator[None]:
+    victim = _victim(site, target, random)
+    victim.send_signal(signal.SIGKILL if fault is Fault.KILL else signal.SIGTERM)
+    yield
+    if fault is Fault.KILL or target not in IN_TRITON:  # a stub heeds no SIGTERM: Triton ends it
+        await _ended(victim)
 
 
 async def _ended(process: psutil.Process) -> None:

@@ -17,7 +17,8 @@ class Target(StrEnum):
     GATEWAY = "gateway"
     DISPATCHER = "dispatcher"
     TRITON = "triton"
-    STUB = "stub"  # the process in which Triton runs one model
+    STUB = "stub"  # the process by which Triton runs one instance of a model
+    WORKER = "worker"  # the process beside a stub in which that instance runs
     NATS = "nats"
     POSTGRES = "postgres"
 
@@ -80,13 +81,15 @@ DURATION_S = {
     Fault.NONE: 0.0,
 }
 
+IN_TRITON = (Target.STUB, Target.WORKER)  # they talk through shared memory and pipes
+
 # Who holds the fault point, and whom a fault then meets at work.
 INVOLVED: dict[Moment, tuple[Target, ...]] = {
     Moment.PUBLISHING: (Target.GATEWAY, Target.NATS),
     Moment.STORED: (Target.GATEWAY, Target.NATS),
     Moment.LOOKING: (Target.GATEWAY, Target.NATS, Target.POSTGRES),
-    Moment.FETCHED: (Target.DISPATCHER, Target.NATS, Target.TRITON, Target.STUB),
-    Moment.INFERRING: (Target.DISPATCHER, Target.TRITON, Target.STUB),
+    Moment.FETCHED: (Target.DISPATCHER, Target.NATS, Target.TRITON, *IN_TRITON),
+    Moment.INFERRING: (Target.DISPATCHER, Target.TRITON, *IN_TRITON),
     Moment.INFERRED: (Target.DISPATCHER, Target.POSTGRES),
     Moment.RECORDED: (Target.DISPATCHER, Target.POSTGRES, Target.NATS),
     Moment.ANNOUNCED: (Target.DISPATCHER, Target.NATS),
@@ -201,8 +204,7 @@ def _left(wanted: list[Cell], target: Target) -> int:
 def _cells() -> Iterator[Cell]:
     for moment, targets in INVOLVED.items():
         for target in targets:
-            # Triton talks to its stubs through shared memory.
-            network = () if target is Target.STUB else OF_A_NETWORK
+            network = () if target in IN_TRITON else OF_A_NETWORK
             own = OF_POSTGRES if target is Target.POSTGRES else ()
             for fault in (*OF_ANY, *network, *own):
                 yield Cell(target, fault, moment)

@@ -114,6 +114,10 @@ class Site:
         children = self.leader(Target.TRITON).children(recursive=True)
         return [child for child in children if child.name().startswith(STUB[:15])]
 
+    def workers(self) -> list[psutil.Process]:
+        """The processes in which the models run, one beside each stub."""
+        return [worker for stub in self.stubs() for worker in stub.children()]
+
     def proxies_of(self, target: Target) -> list[Proxy]:
         return [self.proxies[name] for name in PROXIED[target]]
 
