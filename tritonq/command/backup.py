@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from archive import ArchiveError, Manifest, Parts, Report, back_up, connected, restore
+from archive.manifest import read as read_manifest
 from archive.settings import ArchiveSettings
 from contract.errors import DependencyError, Overloaded
 from ledger import SchemaTooNew
@@ -58,6 +59,8 @@ def _run(work: Work, folder: Path, state: Path | None, notes: Console, *, new: b
 async def _working(
     work: Work, folder: Path, state: Path | None, notes: Console, *, new: bool
 ) -> Manifest:
+    if new:
+        read_manifest(folder)  # before anything is made or started for it
     async with _parts(state, new=new) as parts:
         with _shown(notes) as report:
             return await work(parts, folder, report)
