@@ -12,12 +12,15 @@ import msgspec
 
 from broker.answers import ApiError
 from broker.requests import Requests
+from broker.stream import Peers
 from contract.errors import QueueUnavailable
 from contract.prediction import Ticket
 from contract.queue import QueueNames
 
 EVERY_S = 0.01  # what a reader waits for its answer at most, besides the answer itself
 ANSWER_TIMEOUT_S = 2.0
+ANSWERS_MAX, ANSWER_PAUSE_S = 5, 0.2  # until one comes from a server that leads
+JETSTREAM_IS_AWAY = 10008
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,7 @@ class _Delivered(msgspec.Struct, frozen=True):
 class _ConsumerInfo(msgspec.Struct, frozen=True):
     delivered: _Delivered | None = None
     num_pending: int = 0
+    cluster: Peers = Peers()
     error: ApiError | None = None
 
 
@@ -57,6 +61,7 @@ class _Consumer:
 
     asked_at: float = float("-inf")  # when the question was asked that `progress` answers
     progress: Progress | None = None
+    failure: QueueUnavailable | None = None  # why there was no answer
     next: "asyncio.Task[None] | None" = None  # will ask, and has not yet
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -75,6 +80,9 @@ class ProgressCache:
         Args:
             sequence: the ticket's.
             since: when the reader began to ask, by the loop's clock.
+
+        Raises:
+            QueueUnavailable: nobody can tell whether it runs.
         """
         name = self._names.consumer(ticket.priority, ticket.model)
         consumer = self._consumers.setdefault(name, _Consumer())
@@ -85,6 +93,8 @@ class ProgressCache:
                 asking = self._ask(name, consumer)
                 consumer.next = asyncio.create_task(asking, name="broker.progress")
             await asyncio.shield(consumer.next)  # a reader that goes away leaves it to the others
+        if consumer.failure is not None:
+            raise QueueUnavailable(str(consumer.failure)) from consumer.failure
         return consumer.progress
 
     async def _ask(self, name: str, consumer: _Consumer) -> None:
@@ -93,22 +103,29 @@ class ProgressCache:
             await asyncio.sleep(max(0.0, consumer.asked_at + EVERY_S - clock()))
             consumer.next = None  # who comes from now on came after the question
             asked_at = clock()
-            consumer.progress = await self._answer(name, consumer.progress)
+            try:
+                consumer.progress = await self._answer(name, consumer.progress)
+                consumer.failure = None
+            except QueueUnavailable as error:
+                consumer.failure = error
             consumer.asked_at = asked_at
 
     async def _answer(self, consumer: str, before: Progress | None) -> Progress | None:
         subject = f"$JS.API.CONSUMER.INFO.{self._names.stream}.{consumer}"
-        try:
+        for _ in range(ANSWERS_MAX):
             answer = await self._requests.ask(subject, timeout_s=ANSWER_TIMEOUT_S)
-        except QueueUnavailable:
-            # The ticket itself was found: say what is known. What was handed out stays so.
-            return before
-        info = _DECODER.decode(answer.data)
-        if info.delivered is None:
-            return None  # this model is not declared (any more)
-        # A new leader of the consumer may not know of the last deliveries: what ran has run.
-        delivered = max(info.delivered.stream_seq, before.delivered if before else 0)
-        return Progress(delivered, info.num_pending)
+            info = _DECODER.decode(answer.data)
+            if info.error is not None and info.error.err_code == JETSTREAM_IS_AWAY:
+                raise QueueUnavailable("the queue has no leader")
+            if info.delivered is None:
+                return None  # this model is not declared (any more)
+            if info.cluster.has_a_leader:
+                # A new leader may not know of the last deliveries: what ran has run.
+                delivered = max(info.delivered.stream_seq, before.delivered if before else 0)
+                return Progress(delivered, info.num_pending)
+            # One that hung goes on as the leader it was, until it hears of the next one.
+            await asyncio.sleep(ANSWER_PAUSE_S)
+        raise QueueUnavailable("the queue's leader is cut off from its replicas")
 
 
 _DECODER = msgspec.json.Decoder(_ConsumerInfo)

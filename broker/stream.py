@@ -47,7 +47,9 @@ class _Replica(msgspec.Struct, frozen=True):
     active: int = 0  # nanoseconds since the leader last heard of it; 0: it has not yet
 
 
-class _Cluster(msgspec.Struct, frozen=True):
+class Peers(msgspec.Struct, frozen=True):
+    """Who keeps a stream or a consumer, in the eyes of the server that answers."""
+
     leader: str = ""  # a server that does not lead any more names nobody
     replicas: list[_Replica] = []  # all but the one that answers; none on a single server
 
@@ -63,7 +65,7 @@ class _Cluster(msgspec.Struct, frozen=True):
 
 class _StreamInfo(msgspec.Struct, frozen=True):
     state: _State | None = None
-    cluster: _Cluster = _Cluster()
+    cluster: Peers = Peers()
     error: ApiError | None = None
 
 

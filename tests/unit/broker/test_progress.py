@@ -1,5 +1,7 @@
 import asyncio
+import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from nats.aio.client import Client
@@ -8,6 +10,7 @@ from nats.aio.msg import Msg
 from broker.connection import Connection
 from broker.progress import Progress, ProgressCache
 from broker.requests import NoAnswer, Requests
+from contract.errors import QueueUnavailable
 from contract.queue import QueueNames
 from tests.tickets import a_ticket
 
@@ -36,8 +39,10 @@ def test_a_position_counts_from_one(delivered: int, pending: int, sequence: int)
     assert position is None or 1 <= position <= max(1, sequence - delivered)
 
 
-class AnswersOnce(Requests):
-    """A server that falls silent after its first answer."""
+class Answers(Requests):
+    """A server that gives the same answer each time, and falls silent where told to."""
+
+    silent_after = 1000
 
     def __init__(self) -> None:
         super().__init__(Connection("nats://nowhere", token=None, client_name="test"))
@@ -52,7 +57,7 @@ class AnswersOnce(Requests):
         headers: dict[str, str] | None = None,
     ) -> Msg:
         self.asked += 1
-        if self.asked > 1:
+        if self.asked > self.silent_after:
             raise NoAnswer("NATS did not answer in time")
         data = b'{"delivered": {"stream_seq": 10}, "num_pending": 5}'
         return Msg(Client(), data=data)
@@ -63,7 +68,7 @@ def now() -> float:
 
 
 async def test_what_runs_is_not_asked_about_again() -> None:
-    requests = AnswersOnce()
+    requests = Answers()
     cache = ProgressCache(requests, QueueNames())
     assert await cache.of(a_ticket(), 10, since=now()) == Progress(10, 5)
     assert await cache.of(a_ticket(), 9, since=now()) == Progress(10, 5)
@@ -71,7 +76,7 @@ async def test_what_runs_is_not_asked_about_again() -> None:
 
 
 async def test_whoever_is_told_that_it_waits_is_told_what_held_when_they_asked() -> None:
-    requests = AnswersOnce()
+    requests = Answers()
     cache = ProgressCache(requests, QueueNames())
     began = now()
     await cache.of(a_ticket(), 11, since=began)
@@ -82,20 +87,49 @@ async def test_whoever_is_told_that_it_waits_is_told_what_held_when_they_asked()
 
 
 async def test_readers_at_the_same_time_share_the_next_question() -> None:
-    requests = AnswersOnce()
+    requests = Answers()
     cache = ProgressCache(requests, QueueNames())
     await cache.of(a_ticket(), 11, since=now())
     await asyncio.gather(*(cache.of(a_ticket(), 11, since=now()) for _ in range(50)))
     assert requests.asked == 2
 
 
-async def test_what_was_running_does_not_wait_again_when_nobody_can_say() -> None:
-    cache = ProgressCache(AnswersOnce(), QueueNames())
+async def test_whether_it_waits_is_not_guessed_when_nobody_can_say() -> None:
+    requests = Answers()
+    requests.silent_after = 1
+    cache = ProgressCache(requests, QueueNames())
     assert await cache.of(a_ticket(), 11, since=now()) == Progress(10, 5)
-    assert await cache.of(a_ticket(), 11, since=now()) == Progress(10, 5)
+    with pytest.raises(QueueUnavailable):  # another gateway may have shown it running
+        await cache.of(a_ticket(), 11, since=now())
+    assert await cache.of(a_ticket(), 10, since=now()) == Progress(10, 5)  # what runs, runs
 
 
-class Forgets(AnswersOnce):
+class HungBefore(Answers):
+    """A leader that was away for ten seconds, and then hears of its successor."""
+
+    async def ask(
+        self,
+        subject: str,
+        payload: bytes = b"",
+        *,
+        timeout_s: float,
+        headers: dict[str, str] | None = None,
+    ) -> Msg:
+        self.asked += 1
+        seq, active = (10, 10**10) if self.asked == 1 else (20, 10**9)
+        info = {
+            "delivered": {"stream_seq": seq},
+            "cluster": {"leader": "n1", "replicas": [{"active": active}, {"active": active}]},
+        }
+        return Msg(Client(), data=json.dumps(info).encode())
+
+
+async def test_a_leader_that_does_not_lead_any_more_is_asked_again() -> None:
+    cache = ProgressCache(HungBefore(), QueueNames())
+    assert await cache.of(a_ticket(), 15, since=now()) == Progress(20, 0)
+
+
+class Forgets(Answers):
     """A new leader, which does not know of the last deliveries."""
 
     async def ask(

@@ -3,18 +3,18 @@
 import msgspec
 import pytest
 
-from broker.stream import _Cluster
+from broker.stream import Peers
 
 S = 1_000_000_000
 
 
-def cluster(leader: str, *active: int) -> _Cluster:
+def cluster(leader: str, *active: int) -> Peers:
     replicas = [{"name": f"n{number}", "active": each} for number, each in enumerate(active, 2)]
-    return msgspec.convert({"leader": leader, "replicas": replicas}, _Cluster)
+    return msgspec.convert({"leader": leader, "replicas": replicas}, Peers)
 
 
 def test_a_single_server_always_leads() -> None:
-    assert msgspec.json.decode(b"{}", type=_Cluster).has_a_leader
+    assert msgspec.json.decode(b"{}", type=Peers).has_a_leader
     assert cluster("n1").has_a_leader
 
 
