@@ -62,6 +62,8 @@ class _Consumer:
     asked_at: float = float("-inf")  # when the question was asked that `progress` answers
     progress: Progress | None = None
     failure: QueueUnavailable | None = None  # why there was no answer
+    asking: "asyncio.Task[None] | None" = None  # has asked, at `asking_since`
+    asking_since: float = float("-inf")
     next: "asyncio.Task[None] | None" = None  # will ask, and has not yet
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -89,26 +91,34 @@ class ProgressCache:
         if consumer.progress is not None and consumer.progress.is_running(sequence):
             return consumer.progress
         while consumer.asked_at < since:
-            if consumer.next is None:
-                asking = self._ask(name, consumer)
-                consumer.next = asyncio.create_task(asking, name="broker.progress")
-            await asyncio.shield(consumer.next)  # a reader that goes away leaves it to the others
+            # A reader that goes away leaves the question to the others.
+            await asyncio.shield(self._question(name, consumer, since))
         if consumer.failure is not None:
             raise QueueUnavailable(str(consumer.failure)) from consumer.failure
         return consumer.progress
+
+    def _question(self, name: str, consumer: _Consumer, since: float) -> "asyncio.Task[None]":
+        """The question that is, or will be, asked at `since` or later."""
+        if consumer.asking is not None and consumer.asking_since >= since:
+            return consumer.asking
+        if consumer.next is None:
+            asking = self._ask(name, consumer)
+            consumer.next = asyncio.create_task(asking, name="broker.progress")
+        return consumer.next
 
     async def _ask(self, name: str, consumer: _Consumer) -> None:
         clock = asyncio.get_running_loop().time
         async with consumer.turn:
             await asyncio.sleep(max(0.0, consumer.asked_at + EVERY_S - clock()))
-            consumer.next = None  # who comes from now on came after the question
-            asked_at = clock()
+            # Who comes from now on came after the question.
+            consumer.asking, consumer.next = consumer.next, None
+            consumer.asking_since = clock()
             try:
                 consumer.progress = await self._answer(name, consumer.progress)
                 consumer.failure = None
             except QueueUnavailable as error:
                 consumer.failure = error
-            consumer.asked_at = asked_at
+            consumer.asked_at, consumer.asking = consumer.asking_since, None
 
     async def _answer(self, consumer: str, before: Progress | None) -> Progress | None:
         subject = f"$JS.API.CONSUMER.INFO.{self._names.stream}.{consumer}"

@@ -46,6 +46,7 @@ class Answering(Triton):
         outputs: Sequence[str],
         *,
         timeout_s: float,
+        hurried: bool = False,
     ) -> dict[str, NDArray[Any]]:
         self.question = dict(inputs)
         if isinstance(self._answer, ServiceError):
