@@ -12,6 +12,7 @@ from broker.messages import Messages, Stored
 from broker.progress import ProgressCache
 from broker.requests import Requests
 from broker.stream import Depth, stream_depth
+from contract.errors import QueueUnavailable
 from contract.ids import PredictionId, parse_prediction_id
 from contract.prediction import Ticket
 from contract.queue import QueueNames
@@ -50,7 +51,13 @@ class Lookup:
         """
         since = asyncio.get_running_loop().time()
         stored = await self._messages.last_of(self._names.ticket_by_id(prediction_id))
-        return None if stored is None else await self._readable(stored, since)
+        if stored is None:
+            return None
+        try:
+            return await self._queued(stored, since)
+        except ValueError:
+            # It is there, so "unknown" would be a lie. A dispatcher ends it, as failed.
+            raise QueueUnavailable("the queue holds it in a form that cannot be read") from None
 
     async def waiting(self, *, before_sequence: int | None, tickets_max: int) -> list[Queued]:
         """List tickets, newest first, from below `before_sequence` or from the newest.
@@ -132,7 +139,7 @@ class Lookup:
         try:
             return await self._queued(stored, since)
         except ValueError:
-            # The intake logs and removes it; a reader only leaves it out.
+            # A dispatcher logs and ends it; a list only leaves it out.
             log.debug("ticket.unreadable", extra={"sequence": stored.sequence})
             return None
 

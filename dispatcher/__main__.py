@@ -31,7 +31,7 @@ from dispatcher.outages import Outage
 from dispatcher.serve import Dispatcher, DispatcherLimits
 from dispatcher.settings import DispatcherSettings
 from inference import BrokenRepository, Triton, read_catalog
-from ledger import Ledger, SchemaTooNew
+from ledger import Ledger, UnfitLedger
 from tasks.registry import task
 from telemetry.exposition import serving
 from telemetry.logs import configure_logs
@@ -55,7 +55,7 @@ def main() -> int:
     status = 0
     try:
         uvloop.run(_serve(settings))
-    except* (WrongConfiguration, SchemaTooNew) as errors:
+    except* (WrongConfiguration, UnfitLedger) as errors:
         log.critical("configuration.wrong", extra={"reason": str(errors.exceptions[0])})
         status = EXIT_WRONG_CONFIGURATION
     except* Exception:

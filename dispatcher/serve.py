@@ -66,7 +66,7 @@ class Dispatcher:
         """Work until `stop` is set and what is held has been finished or given back.
 
         Raises:
-            SchemaTooNew: the ledger belongs to a newer release.
+            UnfitLedger: the database cannot be our ledger as it is.
         """
         await self._parts.broker.subscribe_withdrawals(self._withdraw)
         async with asyncio.TaskGroup() as tasks:

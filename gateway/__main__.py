@@ -22,7 +22,7 @@ from configuration.process import (
 from gateway.app import open_gateway
 from gateway.server import listen, make_server
 from gateway.settings import GatewaySettings
-from ledger import SchemaTooNew
+from ledger import UnfitLedger
 from telemetry.logs import configure_logs
 
 log = logging.getLogger("gateway")
@@ -38,7 +38,7 @@ def main() -> int:
     configure_logs("gateway", settings.log_level)
     try:
         uvloop.run(serve(settings))
-    except (WrongConfiguration, SchemaTooNew) as error:
+    except (WrongConfiguration, UnfitLedger) as error:
         log.critical("configuration.wrong", extra={"reason": str(error)})
         return EXIT_WRONG_CONFIGURATION
     except Exception:
@@ -51,7 +51,7 @@ async def serve(settings: GatewaySettings) -> None:
     """Serve until told to stop.
 
     Raises:
-        WrongConfiguration, SchemaTooNew: somebody has to change something.
+        WrongConfiguration, UnfitLedger: somebody has to change something.
     """
     try:
         listener = listen(settings.host, settings.port)

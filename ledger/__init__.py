@@ -6,7 +6,7 @@ updated, so the first outcome wins and a repeat changes nothing.
 
 from ledger.copying import COPIED, Filling, Snapshot
 from ledger.ledger import Ledger
-from ledger.refusals import NotEmpty, SchemaTooNew, Unrecordable
+from ledger.refusals import NotDurable, NotEmpty, SchemaTooNew, UnfitLedger, Unrecordable
 from ledger.schema import SCHEMA_VERSION
 
 __all__ = [
@@ -14,8 +14,10 @@ __all__ = [
     "SCHEMA_VERSION",
     "Filling",
     "Ledger",
+    "NotDurable",
     "NotEmpty",
     "SchemaTooNew",
     "Snapshot",
+    "UnfitLedger",
     "Unrecordable",
 ]

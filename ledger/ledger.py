@@ -54,6 +54,7 @@ class Ledger:
 
         Raises:
             SchemaTooNew: the database was migrated by a newer release.
+            NotDurable: it may forget what it has committed.
         """
         async with self._connections.borrow() as connection:
             await schema.migrate(connection)

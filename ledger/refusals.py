@@ -33,7 +33,20 @@ class NotEmpty(ServiceError):
     code: ClassVar[str] = "not_empty"
 
 
-class SchemaTooNew(ServiceError):
+class UnfitLedger(ServiceError):
+    """This database cannot be our ledger until somebody changes something."""
+
+
+class SchemaTooNew(UnfitLedger):
     """The database was migrated by a newer release: this one must not touch it."""
 
     code: ClassVar[str] = "schema_too_new"
+
+
+class NotDurable(UnfitLedger):
+    """Postgres reports rows as committed before they are on the disk.
+
+    A ticket leaves the queue once its row is committed: if that row is then lost, all is lost.
+    """
+
+    code: ClassVar[str] = "not_durable"

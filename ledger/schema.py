@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 from ledger.connections import Connection
-from ledger.refusals import SchemaTooNew
+from ledger.refusals import NotDurable, SchemaTooNew
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,13 @@ async def migrate(connection: Connection) -> None:
 
     Raises:
         SchemaTooNew: a newer release was here.
+        NotDurable: commits are reported before they are on the disk.
     """
+    if await connection.fetchval("SHOW synchronous_commit") == "off":
+        raise NotDurable(
+            "Postgres has synchronous_commit off, and may forget outcomes whose tickets are gone:"
+            " switch it on, at least for our role (ALTER ROLE … SET synchronous_commit = on)"
+        )
     async with connection.transaction():
         # Let go at the end of the transaction, however that comes about.
         await connection.execute(

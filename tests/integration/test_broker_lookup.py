@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from broker import Broker, Queued
+from contract.errors import QueueUnavailable
 from contract.ids import PredictionId
 from contract.prediction import Priority, Ticket
 from tests.tickets import Arrivals, a_ticket, fresh_id, until
@@ -150,6 +151,17 @@ async def until_counted(broker: Broker, tickets: int) -> PredictionId | None:
 
     await until(counted)
     return await broker.oldest()
+
+
+async def test_a_ticket_that_cannot_be_read_is_not_called_unknown(
+    broker: Broker, namespace: str
+) -> None:
+    unreadable = fresh_id()
+    await broker._connection.publish(f"{namespace}.normal.identity.{unreadable}", b"rubbish")
+    await until_counted(broker, 1)
+
+    with pytest.raises(QueueUnavailable, match="cannot be read"):
+        await broker.find(unreadable)
 
 
 async def test_the_oldest_is_known_by_a_leader_where_a_replica_is_behind(

@@ -489,3 +489,11 @@ async def test_a_key_of_what_the_retention_removed_is_answered_as_gone(
     await connection.close()
     assert_refused(await by_key()(gateway), 410, "expired")
     assert await tickets(gateway_broker) == 0
+
+
+async def test_what_was_claimed_long_ago_and_never_accepted_stays_so(
+    gateway: RunningGateway, gateway_broker: Broker
+) -> None:
+    await claimed(gateway_broker, "order-1", age_ms=8 * DAY_MS)
+    assert_refused(await by_key()(gateway), 410, "expired")
+    assert await tickets(gateway_broker) == 0

@@ -11,7 +11,7 @@ import pytest
 
 from contract.errors import LedgerUnavailable
 from contract.ids import accepted_at_ms, from_uuid, to_uuid
-from ledger import Ledger, SchemaTooNew
+from ledger import Ledger, NotDurable, SchemaTooNew
 from ledger.schema import SCHEMA_VERSION
 from tests.ended import new_id, succeeded
 
@@ -190,6 +190,19 @@ async def test_a_newer_schema_is_left_alone(ledger: Ledger, connection: asyncpg.
 
     with pytest.raises(SchemaTooNew, match=f"version {SCHEMA_VERSION + 1}"):
         await ledger.migrate()
+
+
+async def test_a_database_that_commits_before_it_writes_is_refused(
+    ledger_dsn: str, connection: asyncpg.Connection
+) -> None:
+    name = await connection.fetchval("SELECT current_database()")
+    await connection.execute(f"ALTER DATABASE {name} SET synchronous_commit = off")
+    unfit = await Ledger.connect(ledger_dsn)
+
+    with pytest.raises(NotDurable, match="synchronous_commit"):
+        await unfit.migrate()
+
+    await unfit.close()
 
 
 async def test_a_row_goes_to_the_partition_of_the_week_its_prediction_was_accepted_in(

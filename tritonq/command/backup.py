@@ -15,7 +15,7 @@ from archive import ArchiveError, Manifest, Parts, Report, back_up, connected, r
 from archive.manifest import read as read_manifest
 from archive.settings import ArchiveSettings
 from contract.errors import DependencyError, Overloaded
-from ledger import SchemaTooNew
+from ledger import UnfitLedger
 from tritonq.command.exits import Exit, tell_error
 
 LINE_EVERY_S = 5.0
@@ -37,7 +37,7 @@ def run_restore(folder: Path, state: Path | None, notes: Console) -> Exit:
 def _run(work: Work, folder: Path, state: Path | None, notes: Console, *, new: bool) -> Exit:
     try:
         manifest = asyncio.run(_working(work, folder.absolute(), state, notes, new=new))
-    except (ArchiveError, SchemaTooNew, Overloaded) as error:
+    except (ArchiveError, UnfitLedger, Overloaded) as error:
         tell_error(notes, str(error))
         return Exit.FAILED
     except DependencyError as error:
