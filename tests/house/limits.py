@@ -36,6 +36,7 @@ TABLE: dict[str, tuple[Row, ...]] = {
         ("gateway.rest.headers.KEY_LENGTH_MAX", "characters of an Idempotency-Key", "422"),
         ("gateway.claims.ID_AGE_MS_MAX", "age of the id of a PUT", "422"),
         ("gateway.claims.ID_AHEAD_MS_MAX", "how far it may be ahead", "422"),
+        ("gateway.claims.FINISHED_MS_MAX", "age at which a claim still gets its prediction", "410"),
         ("gateway.listing.PAGE_MAX", "rows of a page", "422"),
         ("gateway.listing.TRAIL_MAX", "pages that `previous` leads back", "none further"),
         ("gateway.listing.READS_MAX", "reads of the queue for a page", "a shorter page"),
