@@ -35,14 +35,14 @@ def line_of(result: Result) -> str:
     return "\n".join([f"{name} RED   {facts}", *shown, again, f"      kept: {result.history}"])
 
 
-def table_of(results: Sequence[Result], seed: int) -> str:
-    """The table of a campaign, in Markdown: a row for each process and fault."""
+def table_of(results: Sequence[Result]) -> str:
+    """The table of one or more campaigns, in Markdown: a row for each process and fault."""
     played = [result for result in results if not result.skipped]
     broken = Counter(v.kind for result in played for v in result.violations)
     green = sum(result.is_green for result in played)
     accepted = sum(result.accepted for result in played)
     head = (
-        f"{_now()}, commit {_commit()}, seed {seed}: {len(played)} cells, {green} green"
+        f"{_now()}, commit {_commit()}, {_seeds(results)}: {len(played)} cells, {green} green"
         + (f", {len(results) - len(played)} skipped" if len(played) < len(results) else "")
         + f". {accepted:,} predictions accepted at {RATE_PER_S:.0f} callers a second:"
         f" lost {broken[Kind.LOST]}, double {broken[Kind.DOUBLE]}, stuck {broken[Kind.STUCK]},"
@@ -101,12 +101,17 @@ def keep_results(results: Sequence[Result], seed: int) -> None:
     (KEPT / f"results-{seed}.json").write_text(json.dumps(facts, indent=2) + "\n")
 
 
-def write_document(results: Sequence[Result], seed: int) -> None:
+def write_document(results: Sequence[Result]) -> None:
     """Put the table between the marks of docs/reliability.md."""
     text = DOCUMENT.read_text(encoding="utf-8")
-    table = f"<!-- measured: chaos -->\n{table_of(results, seed)}<!-- end -->"
+    table = f"<!-- measured: chaos -->\n{table_of(results)}<!-- end -->"
     assert MARKED.search(text), f"{DOCUMENT} has no place for the table"
     DOCUMENT.write_text(MARKED.sub(lambda _: table, text), encoding="utf-8")
+
+
+def _seeds(results: Sequence[Result]) -> str:
+    seeds = sorted({result.seed for result in results})
+    return ("seed " if len(seeds) == 1 else "seeds ") + ", ".join(str(seed) for seed in seeds)
 
 
 def _now() -> str:

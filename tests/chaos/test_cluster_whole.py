@@ -21,7 +21,7 @@ NAMES = QueueNames()
 STREAM = NAMES.stream
 FREEZE_S = 10.0
 CUT_S = 25.0  # longer than a leader that is cut off goes on believing in itself
-SEED = int(os.environ.get("SEED", "1"))
+SEED = int(os.environ.get("SEED", "1").partition(",")[0])  # of several, the first
 STALL_S_MAX = 20.0  # an election takes 4 to 9 s, and there may be a second one
 
 
