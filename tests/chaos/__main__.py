@@ -11,7 +11,7 @@ import signal
 import sys
 
 from tests.chaos.attack import Result
-from tests.chaos.campaign import Campaign
+from tests.chaos.campaign import Campaign, Keep
 from tests.chaos.matrix import chosen
 from tests.chaos.report import keep_results, line_of, table_of, write_document
 
@@ -39,7 +39,7 @@ def main() -> int:
     return int(not all(result.is_green for result in results))
 
 
-def _play(seed: int, pattern: str, side_by_side: int, keep: str) -> list[Result]:
+def _play(seed: int, pattern: str, side_by_side: int, keep: Keep) -> list[Result]:
     cells = chosen(pattern, seed)
     _say(f"seed {seed}, {len(cells)} cells")
     if not cells:
