@@ -36,6 +36,8 @@ class NotEmpty(ServiceError):
 class UnfitLedger(ServiceError):
     """This database cannot be our ledger until somebody changes something."""
 
+    code: ClassVar[str] = "unfit_ledger"
+
 
 class SchemaTooNew(UnfitLedger):
     """The database was migrated by a newer release: this one must not touch it."""

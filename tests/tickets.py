@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 
-from broker import Delivery, Intake
+from broker import Broker, Delivery, Intake
 from contract.ids import PredictionId, new_prediction_id
 from contract.prediction import File, Priority, Ticket
 
@@ -30,6 +30,15 @@ async def until(fulfilled: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(DEADLINE_S):
         while not await fulfilled():
             await asyncio.sleep(0.01)
+
+
+async def until_left(broker: Broker, tickets: int) -> None:
+    """Wait until acks have had their effect; that the server has read them does not say so."""
+
+    async def are_left() -> bool:
+        return (await broker.depth()).tickets == tickets
+
+    await until(are_left)
 
 
 class Arrivals:

@@ -10,7 +10,7 @@ from broker import Broker, Delivery, Queued
 from contract.prediction import Priority, Ticket
 from contract.queue import QueueNames
 from tests.services import NatsAddress
-from tests.tickets import Arrivals, a_ticket, fresh_id, until
+from tests.tickets import Arrivals, a_ticket, fresh_id, until, until_left
 
 MODEL = "identity"
 MIB = 1024 * 1024
@@ -58,8 +58,7 @@ async def test_an_ack_removes_the_ticket(broker: Broker) -> None:
     await published(broker, 3)
     arrivals = await intake(broker, 4).start()
     await arrivals.finish(3)
-    await broker.flush()
-    assert (await broker.depth()).tickets == 0
+    await until_left(broker, 0)
     await arrivals.intake.stop()
 
 
@@ -117,10 +116,7 @@ async def test_two_intakes_share_the_work_and_each_ticket_arrives_once(
 
     workers = [asyncio.create_task(work(each)) for each in both]
 
-    async def done() -> bool:
-        return (await broker.depth()).tickets == 0
-
-    await until(done)
+    await until_left(broker, 0)
     for worker in workers:
         worker.cancel()
     await asyncio.wait(workers)
@@ -244,8 +240,7 @@ async def test_an_unreadable_ticket_is_handed_over_with_what_its_subject_says(
     assert delivery.ticket == expected
     assert delivery.unreadable
     await delivery.ack()
-    await broker.flush()
-    assert (await broker.depth()).tickets == 0
+    await until_left(broker, 0)
     await arrivals.intake.stop()
 
 

@@ -8,7 +8,7 @@ from broker import Broker, Queued
 from contract.errors import QueueUnavailable
 from contract.ids import PredictionId
 from contract.prediction import Priority, Ticket
-from tests.tickets import Arrivals, a_ticket, fresh_id, until
+from tests.tickets import Arrivals, a_ticket, fresh_id, until, until_left
 
 MODEL = "identity"
 
@@ -40,7 +40,7 @@ async def test_an_acked_ticket_is_not_found(broker: Broker) -> None:
     arrivals = await Arrivals(broker.intake(Priority.NORMAL, MODEL, room=4)).start()
     await arrivals.finish(1)
     await arrivals.intake.stop()
-    await broker.flush()
+    await until_left(broker, 0)
     assert await broker.find(ticket.id) is None
 
 
@@ -112,7 +112,7 @@ async def test_the_listing_skips_what_has_ended_however_much_that_is(broker: Bro
         for _ in range(100):
             await broker.publish(a_ticket(priority=Priority.HIGH))
         await arrivals.finish(100)
-    await broker.flush()
+    await until_left(broker, len(first))
     last = await published(broker, 2)
     listed = await drained(broker, 2)
     assert [queued.ticket for queued in listed] == (first + last)[::-1]
@@ -146,10 +146,7 @@ async def test_the_oldest_is_the_one_that_was_published_first(
 
 
 async def until_counted(broker: Broker, tickets: int) -> PredictionId | None:
-    async def counted() -> bool:
-        return (await broker.depth()).tickets == tickets
-
-    await until(counted)
+    await until_left(broker, tickets)
     return await broker.oldest()
 
 

@@ -30,7 +30,7 @@ from tests.outages import (
     short_leases,
     up,
 )
-from tests.tickets import Arrivals, a_ticket, fresh_id, until
+from tests.tickets import Arrivals, a_ticket, fresh_id, until, until_left
 
 
 @pytest.fixture(autouse=True)
@@ -158,7 +158,7 @@ async def test_a_repetition_is_not_stored_where_the_first_try_has_been_worked_of
     async def lose_the_first(tries: list[str]) -> None:
         if len(tries) == 1:
             await arrivals.finish(1)
-            await broker.flush()
+            await until_left(broker, 0)
             raise NoAnswer("lost")
 
     tries = note_tries(broker, monkeypatch, answered=lose_the_first)

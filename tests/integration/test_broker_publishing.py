@@ -12,7 +12,7 @@ from contract.limits import INLINE_BYTES_MAX, TICKET_BYTES_MAX
 from contract.prediction import Priority, Ticket
 from contract.queue import QueueNames
 from tests.services import NatsAddress
-from tests.tickets import Arrivals, a_ticket
+from tests.tickets import Arrivals, a_ticket, until_left
 
 TICKETS_MAX = 3
 
@@ -108,7 +108,7 @@ async def test_room_in_the_queue_is_used_again(small_queue: Broker) -> None:
         await small_queue.publish(a_ticket())
     arrivals = await Arrivals(small_queue.intake(Priority.NORMAL, "identity", room=1)).start()
     await arrivals.finish(1)
-    await small_queue.flush()
+    await until_left(small_queue, TICKETS_MAX - 1)
     await small_queue.publish(a_ticket())
     await arrivals.intake.stop()
 

@@ -11,7 +11,7 @@ from contract.errors import Overloaded
 from contract.prediction import Priority, Ticket
 from contract.queue import QueueNames
 from tests import services
-from tests.tickets import Arrivals, a_ticket, fresh_id
+from tests.tickets import Arrivals, a_ticket, fresh_id, until_left
 
 MODEL = "identity"
 
@@ -62,7 +62,7 @@ async def test_what_leaves_and_enters_the_queue_meanwhile_does_no_harm(broker: B
         met.append(each)
         if len(met) == 1:
             ended = {one.ticket.id for one in await arrivals.finish(600)}
-            await broker.flush()
+            await until_left(broker, len(tickets) - len(ended))
             await broker.publish(a_ticket())
     await arrivals.intake.stop()
 

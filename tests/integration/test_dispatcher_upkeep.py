@@ -21,7 +21,7 @@ from ledger import Ledger
 from tests.dispatching import House, dispatching
 from tests.ended import new_id, succeeded
 from tests.services import ROOT
-from tests.tickets import Arrivals, until
+from tests.tickets import Arrivals, until, until_left
 
 NOW = datetime(2026, 11, 18, 12, tzinfo=UTC)  # a Wednesday
 DAY, WEEK = timedelta(days=1), timedelta(weeks=1)
@@ -112,7 +112,7 @@ async def test_an_input_stays_while_its_prediction_waits_and_until_its_outcome_g
     assert await ledger.record([Prediction(waiting, today)])
     await delivery.ack()
     await arrivals.intake.stop()
-    await broker.flush()
+    await until_left(broker, 0)
     await keeper.expire()
     assert await blobs.exists(waiting.id, SHA256)
 
