@@ -220,7 +220,7 @@ def _with_unit(name: str, value: float) -> str:
         return f"{value:g} bytes"
     if "MS" in parts:
         return _seconds(value / 1000)
-    if "S" in parts:
+    if "S" in parts and "PER" not in parts:
         return _seconds(value)
     return f"{value:,}"
 

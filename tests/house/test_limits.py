@@ -55,3 +55,8 @@ def test_no_exception_is_left_over() -> None:
         if not any(place == each or place.startswith(each + ".") for place in found)
     ]
     assert unused in ([], ["weights"])  # whose limits are private
+
+
+def test_a_rate_is_a_number_and_a_time_has_its_unit() -> None:
+    assert value_text("telemetry.logs.LINES_PER_S_MAX") == "20"
+    assert value_text("ledger.connections.CONNECT_S_MAX") == "5 s"
