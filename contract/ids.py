@@ -52,7 +52,7 @@ def parse_prediction_id(text: str) -> PredictionId:
         raise ValueError("a prediction id is 26 characters of 0-9 and a-v") from error
     # The last character carries three bits only: other spellings of the same id are refused.
     if from_uuid(identifier) != text:
-        raise ValueError("a prediction id is in canonical form")
+        raise ValueError("a prediction id ends in one of 0 4 8 c g k o s")
     return PredictionId(text)
 
 

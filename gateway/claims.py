@@ -110,7 +110,8 @@ class Claims:
             ours = Claim(ticket.id, fingerprint, ticket.owner)
             earlier = await self._broker.claim(key.hash, ours)
         if (earlier.fingerprint, earlier.owner) != (ours.fingerprint, ours.owner):
-            raise KeyReused("it was used before, for a different request")
+            used = "idempotency key" if key.id is None else "id"
+            raise KeyReused(f"this {used} was used before, for a different request; take a new one")
         # A PUT's claim looks the same whoever made it.
         may_exist = key.id is not None or earlier != ours
         return Claimed(_under(earlier.id, ticket), may_exist)

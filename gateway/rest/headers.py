@@ -98,7 +98,9 @@ def parse_cancel_after_ms(value: object, *, field: str) -> int:
         parts = found.groupdict(default="0")
         milliseconds = sum(float(parts[unit]) * _UNIT_MS[unit] for unit in _UNIT_MS)
     if not CANCEL_AFTER_MS_MIN <= milliseconds <= CANCEL_AFTER_MS_MAX:
-        raise InvalidInput("it is 1 second to 30 days", field=field, rule="range")
+        raise InvalidInput(
+            "a deadline is 1 second to 30 days from acceptance", field=field, rule="range"
+        )
     return round(milliseconds)
 
 

@@ -237,13 +237,20 @@ async def test_another_request_with_the_same_key_or_id_is_refused(
     path = f"/v1/predictions/{prediction_id}"
     await by_key()(gateway)
     await by_id(prediction_id)(gateway)
-    for answer in (
-        await gateway.client.post(
-            ECHO, json=body, headers={"Idempotency-Key": "order-1"} | headers
+    for used, answer in (
+        (
+            "this idempotency key",
+            await gateway.client.post(
+                ECHO, json=body, headers={"Idempotency-Key": "order-1"} | headers
+            ),
         ),
-        await gateway.client.put(path, json={"version": VERSION, **body}, headers=headers),
+        (
+            "this id",
+            await gateway.client.put(path, json={"version": VERSION, **body}, headers=headers),
+        ),
     ):
         assert_refused(answer, 409, "key_reused")
+        assert answer.json()["detail"].startswith(f"{used} was used before")
         assert answer.headers["x-should-retry"] == "false"
     assert await tickets(gateway_broker) == 2
 

@@ -124,6 +124,8 @@ def test_what_is_no_duration_of_a_second_to_thirty_days_is_refused(
     with pytest.raises(InvalidInput) as refused:
         parse_cancel_after_ms(given, field="f")
     assert (refused.value.field, refused.value.rule) == ("f", rule)
+    # Read alone, as most show it, the message says what it is about.
+    assert {"duration": "a duration", "range": "a deadline"}[rule] in str(refused.value)
 
 
 @given(st.text(max_size=40) | st.integers() | st.floats())
