@@ -14,17 +14,31 @@ class Turn:
 
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
+        self._holder: asyncio.Task[object] | None = None
 
     @asynccontextmanager
     async def taken(self) -> AsyncIterator[None]:
-        async with self._lock:
-            yield
-
-    @asynccontextmanager
-    async def aside(self) -> AsyncIterator[None]:
-        """Let others have it, while nothing happens to the one that holds it."""
-        self._lock.release()
+        await self._take()
         try:
             yield
         finally:
-            await self._lock.acquire()
+            if self._holder is asyncio.current_task():  # not if it was canceled while aside
+                self._let_go()
+
+    @asynccontextmanager
+    async def aside(self) -> AsyncIterator[None]:
+        """Let others have it, while nothing happens to the one that holds it.
+
+        Who is canceled meanwhile leaves `taken` as well, without having it again.
+        """
+        self._let_go()
+        yield
+        await self._take()
+
+    async def _take(self) -> None:
+        await self._lock.acquire()
+        self._holder = asyncio.current_task()
+
+    def _let_go(self) -> None:
+        self._holder = None
+        self._lock.release()
