@@ -4,6 +4,7 @@ A message keeps its place in the order and loses its sequence and its time. Noth
 """
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -103,7 +104,8 @@ class Transfer:
     async def _put(self, subjects: str, carried: Carried, expected: dict[str, str]) -> None:
         subject = _prefix(subjects) + carried.subject
         headers = {
-            "Nats-Msg-Id": f"{carried.subject}.restored",
+            # Of this call alone: what was restored and removed again may be restored once more.
+            "Nats-Msg-Id": f"{carried.subject}.{secrets.token_hex(8)}",
             "Nats-Expected-Last-Subject-Sequence": "0",
             **expected,
         }

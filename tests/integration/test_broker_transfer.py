@@ -51,6 +51,18 @@ async def test_tickets_and_claims_arrive_in_their_order_whatever_the_namespace(
     await other.close()
 
 
+async def test_what_was_restored_and_removed_is_restored_again_soon_after(broker: Broker) -> None:
+    ticket = a_ticket()
+    await broker.publish(ticket)
+    carried = [each async for each in broker.transfer.tickets()]
+    for _ in range(2):
+        await broker.withdraw(ticket.id)
+        assert [each async for each in broker.transfer.tickets()] == []
+        for each in carried:
+            await broker.transfer.put_ticket(each)
+        assert [each async for each in broker.transfer.tickets()] == carried
+
+
 async def test_what_leaves_and_enters_the_queue_meanwhile_does_no_harm(broker: Broker) -> None:
     tickets = [a_ticket() for _ in range(1000)]
     await asyncio.gather(*[broker.publish(each) for each in tickets[:500]])
