@@ -263,9 +263,11 @@ def _errors(operation: str) -> Iterator[None]:
     try:
         yield
     except (NotFoundError, FileNotFoundError) as error:
-        if operation == "put":  # the folder was removed under us
-            raise BlobsUnavailable("the blob store is gone") from error
-        raise BlobMissing("there is no such blob") from None
+        if operation in ("get", "head"):
+            raise BlobMissing("there is no such blob") from None
+        # The folder was removed under us, or somebody else removes the same week: GCS and Azure
+        # refuse to delete what is gone already.
+        raise BlobsUnavailable("what was asked for is gone from the blob store") from error
     except (BaseError, OSError) as error:  # TimeoutError is an OSError
         # Without the cause: obstore's message dumps the request, query and all.
         log.warning(

@@ -10,7 +10,9 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
+import obstore
 import pytest
+from obstore.store import LocalStore
 
 from blobs import BlobMissing, Blobs
 from contract.errors import BlobsUnavailable
@@ -224,6 +226,29 @@ async def test_two_may_remove_a_week_at_once_and_each_blob_is_counted_once(blobs
 
     assert sum(removed) == 100
     assert await blobs.weeks() == []
+
+
+async def test_a_store_that_refuses_to_delete_what_is_gone_is_asked_again_later(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GCS and Azure do, where two dispatchers remove a week; obstore's own folder does, too."""
+    folder.mkdir(exist_ok=True)
+    remote = Blobs(LocalStore(folder), None)
+    for number in range(3):
+        await remote.put(ID, *named(b"%d" % number))
+    delete = obstore.delete_async
+
+    async def somebody_was_faster(store: LocalStore, paths: list[str]) -> None:
+        await delete(store, paths[:1])
+        await delete(store, paths)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("blobs.blobs.obstore.delete_async", somebody_was_faster)
+        with pytest.raises(BlobsUnavailable):
+            await remote.remove_week(WEEK)
+
+    await remote.remove_week(WEEK)
+    assert [each async for each in remote.names(WEEK)] == []
 
 
 async def test_a_week_that_was_removed_takes_blobs_again_and_syncs_all_the_way(
