@@ -51,8 +51,9 @@ class Edge:
     """Guards an application.
 
     It puts into the request's state: `owner`; `reserve_body`, which the application calls where
-    what it makes of a body takes more memory than the body; and `release_body`, which it calls once
-    it no longer holds either (at the latest, the request's end does).
+    what it makes of a body, or reads instead of one, takes more memory than the body; and
+    `release_body`, which it calls once it no longer holds either (at the latest, the request's end
+    does).
     """
 
     def __init__(self, app: ASGIApp, auth: Auth, limits: EdgeLimits) -> None:
@@ -109,17 +110,13 @@ class Edge:
         self, headers: Mapping[bytes, bytes], scope: Scope, receive: Receive, send: Send
     ) -> None:
         declared = headers.get(b"content-length")
-        if declared is None and b"transfer-encoding" not in headers:
-            scope["state"]["release_body"] = _no_body
-            scope["state"]["reserve_body"] = _no_more
-            await self._app(scope, receive, send)
-            return
+        has_none = declared is None and b"transfer-encoding" not in headers
         body = _Body(receive, self._limits, self._bodies)
         try:
             body.expect(int(declared or 0))
             scope["state"]["release_body"] = body.release
             scope["state"]["reserve_body"] = body.reserve
-            await self._app(scope, body.receive, send)
+            await self._app(scope, receive if has_none else body.receive, send)
         finally:
             body.release()
 
@@ -200,14 +197,6 @@ class _Body:
         """The body is no longer in memory."""
         self._budget.give_back(self._held)
         self._held = 0
-
-
-def _no_body() -> None:
-    """There is nothing to release."""
-
-
-def _no_more(_: int) -> None:
-    """What is made of no body takes no memory."""
 
 
 def settled_path(path: str) -> str:

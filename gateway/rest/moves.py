@@ -88,6 +88,7 @@ class Moves:
         prediction_id = asked_id(request)
         await read_nothing(request)
         seen = visible(await self._follower.find(prediction_id), request)
+        request.state.reserve_body(sum(file.size for file in seen.ticket.files.values()))
         files = await files_to_retry(seen, self._blobs)
         ticket = self._submitter.repeat(seen.ticket, files, terms)
         if key is None:

@@ -247,6 +247,35 @@ async def test_a_retry_has_the_files_of_the_first(
     assert (await gateway.client.get(again["input"]["INPUT0"])).content == content
 
 
+async def test_files_to_retry_count_among_the_bodies_that_are_held(
+    gateway: RunningGateway, gateway_broker: Broker, settings: GatewaySettings, ledger: Ledger
+) -> None:
+    content = b"x" * 1500
+    answer = await gateway.client.post(ECHO, content=content, headers=OCTETS)
+    prediction_id = parse_prediction_id(answer.json()["id"])
+    await fail(gateway_broker, ledger, prediction_id, "inference_failed")
+    blobs = Blobs.open(settings.blobs_url)
+    await blobs.put(prediction_id, content, hashlib.sha256(content).hexdigest())
+    retry = f"/v1/predictions/{prediction_id}/retry"
+
+    async def endless() -> AsyncIterator[bytes]:
+        yield b"x"
+        await asyncio.Event().wait()
+
+    update = {"body_bytes_max": 2000, "bodies_bytes_max": 3000}
+    async with serving(settings.model_copy(update=update)) as small:
+        assert (await small.client.post(retry)).status_code == 202
+        headers = {"content-length": "2000", **OCTETS}
+        upload = asyncio.create_task(small.client.post(ECHO, content=endless(), headers=headers))
+        async with asyncio.timeout(10):
+            while (answer := await small.client.post(retry)).status_code != 429:
+                assert answer.status_code == 202, answer.text
+        upload.cancel()
+        async with asyncio.timeout(10):
+            while (await small.client.post(retry)).status_code != 202:
+                await asyncio.sleep(0.01)
+
+
 async def test_what_an_overdue_prediction_asked_for_can_be_retried(
     gateway: RunningGateway,
 ) -> None:
