@@ -30,7 +30,7 @@ _URL_CREDENTIALS = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.-]*://)[^\s/@\"']+@",
 _QUOTED_ROW = re.compile(r"^(DETAIL|CONTEXT):.*$", re.MULTILINE)
 # Libraries whose every request would be a line, or whose lines hold what callers sent (Pillow's
 # do); their warnings still pass.
-_TOO_CHATTY = ("httpx", "httpcore", "uvicorn.access", "asyncio", "PIL", "python_multipart")
+_TOO_CHATTY = ("httpx", "httpcore", "uvicorn", "asyncio", "PIL", "python_multipart")
 
 LINES_PER_S_MAX = 20  # of one place in the code; the next line says how many were left out
 FIELD_CHARACTERS_MAX = 2_000

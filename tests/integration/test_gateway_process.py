@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -124,6 +125,18 @@ async def test_a_wrong_configuration_says_what_is_wrong_and_ends_with_2(
         assert reason in json.dumps(await line_of(process, event))
         async with asyncio.timeout(10):
             assert await process.wait() == 2
+
+
+async def test_every_line_of_its_log_is_an_event_of_ours(environment: dict[str, str]) -> None:
+    async with started(environment) as process:
+        port = (await line_of(process, "gateway.listening"))["port"]
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+            assert (await client.get("/healthz")).status_code == 200
+        process.send_signal(signal.SIGTERM)
+        _, log = await process.communicate()
+    events = [json.loads(line)["event"] for line in log.splitlines()]
+    assert events
+    assert [each for each in events if not re.fullmatch(r"[a-z]+\.[a-z_]+", each)] == []
 
 
 async def test_a_taken_port_is_named(environment: dict[str, str], tmp_path: Path) -> None:
