@@ -301,5 +301,7 @@ class _Pull:
             self.asked = 0
             self._intake.ended()
             return
-        # Consumer deleted or missing, leader changed, server leaving, too many requests.
-        self._intake.refused(f"{status} {description}".strip())
+        # Consumer deleted or missing, leader changed, server leaving, too many requests. Where the
+        # server gives no description, nats-py takes a line of the headers for one.
+        reason = description.partition("\n")[0] or "no such consumer, or JetStream is not ready"
+        self._intake.refused(f"{status} {reason}")
