@@ -24,10 +24,10 @@ from archive import manifest as manifests
 from archive.files import Writer, Written, sync_folder, writing
 from archive.manifest import CLAIMS, FORMAT, QUEUE, Manifest, blob_file, table_file
 from archive.parts import Parts, Report
-from archive.refusals import FolderTaken, WrongSchema
+from archive.refusals import FolderTaken, NeverStarted, WrongSchema
 from archive.weeks import id_of_week
 from blobs import BlobMissing
-from broker import Carried
+from broker import Carried, NotDeclared
 from ledger import COPIED, SCHEMA_VERSION, Snapshot
 
 log = logging.getLogger(__name__)
@@ -50,6 +50,7 @@ async def back_up(parts: Parts, folder: Path, report: Report) -> Manifest:
 
     Raises:
         FolderTaken: `folder` is there. WrongSchema: of the ledger. CannotWrite.
+        NeverStarted: there is no queue to copy.
         DependencyError: a part is away, and there is no backup.
     """
     with _begun(folder) as unfinished:
@@ -102,7 +103,13 @@ class _Backup:
     async def take(self) -> Manifest:
         made_at = datetime.now(UTC)
         transfer = self._parts.broker.transfer
-        queue, claims = await transfer.depths()
+        try:
+            queue, claims = await transfer.depths()
+        except NotDeclared as error:
+            raise NeverStarted(
+                "this release has never been started on this installation; start it once, so that "
+                "its queue is made, or name another with --state"
+            ) from error
         await self._messages(QUEUE, transfer.tickets(), queue.tickets)
         await self._messages(CLAIMS, transfer.claims(), claims.tickets)
         async with self._parts.ledger.snapshot() as snapshot:

@@ -5,6 +5,7 @@
   * FolderTaken     there is something where the backup was to be
   * NotWhole        no backup, one that was cut off, or one that has changed since
   * MadeByNewer     a newer release wrote it
+  * NeverStarted    this release has not worked on it yet
   * WrongSchema     the ledger is of another version than this release
   * NotEmptyYet     something is there already, so nothing is restored into it
 """
@@ -34,6 +35,10 @@ class NotWhole(ArchiveError):
 
 class MadeByNewer(ArchiveError):
     """This release cannot know what is in it."""
+
+
+class NeverStarted(ArchiveError):
+    """Its streams are made at the first start of this release."""
 
 
 class WrongSchema(ArchiveError):

@@ -9,7 +9,7 @@ from broker.declare import QueueLimits, UnsuitableServer
 from broker.delivery import LEASE_EXTENDED_EVERY_S, Delivery
 from broker.intake import Intake
 from broker.lookup import Queued
-from broker.stream import Depth
+from broker.stream import Depth, NotDeclared
 from broker.transfer import Carried
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Delivery",
     "Depth",
     "Intake",
+    "NotDeclared",
     "QueueLimits",
     "Queued",
     "UnsuitableServer",

@@ -15,10 +15,16 @@ import msgspec
 import pytest
 
 from archive import Parts, back_up, connected, manifest, restore
-from archive.refusals import CannotWrite, FolderTaken, MadeByNewer, NotEmptyYet, NotWhole
+from archive.refusals import (
+    CannotWrite,
+    FolderTaken,
+    MadeByNewer,
+    NeverStarted,
+    NotEmptyYet,
+    NotWhole,
+)
 from blobs import Blobs
 from contract.claims import Claim
-from contract.errors import QueueUnavailable
 from contract.ids import PredictionId
 from contract.prediction import File, Prediction, Priority, Ticket
 from tests import services
@@ -161,7 +167,7 @@ async def test_an_installation_that_never_worked_is_backed_up_too(
     install: Install, tmp_path: Path
 ) -> None:
     parts = await install()
-    with pytest.raises(QueueUnavailable):  # it has not even a queue
+    with pytest.raises(NeverStarted, match="start it once"):  # it has not even a queue
         await back_up(parts, tmp_path / "backup", silent)
     await parts.broker.declare(MODELS)
 
