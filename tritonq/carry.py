@@ -59,7 +59,7 @@ class Carrier:
             finally:
                 answer.close()
         except httpx.RequestError as error:
-            return _no_response(error)
+            return _no_response(error, self._http.base_url)
         return Response(answer.status_code, answer.headers, body.content())
 
 
@@ -98,7 +98,7 @@ class AsyncCarrier:
             finally:
                 await answer.aclose()
         except httpx.RequestError as error:
-            return _no_response(error)
+            return _no_response(error, self._http.base_url)
         return Response(answer.status_code, answer.headers, body.content())
 
 
@@ -168,6 +168,8 @@ _NOT_SENT = (
 )
 
 
-def _no_response(error: httpx.RequestError) -> NoResponse:
-    reason = str(error) or type(error).__name__
+def _no_response(error: httpx.RequestError, asked: httpx.URL) -> NoResponse:
+    # Whom we asked, without a password: the wrong address is the likeliest reason of all.
+    where = f"{asked.scheme}://{asked.netloc.decode('ascii')}"
+    reason = f"{str(error) or type(error).__name__}, at {where}"
     return NoResponse(reason, was_sent=not isinstance(error, _NOT_SENT))

@@ -69,7 +69,10 @@ def errors_as_exits(notes: Console) -> Iterator[None]:
     try:
         yield
     except tuple(kind for kind, _ in _MEANINGS) as error:
-        tell_error(notes, str(error), label="expired" if isinstance(error, Expired) else "error")
+        told = str(error)
+        if isinstance(error, Overloaded):
+            told += f"; try again in {error.retry_after_s:g} s"
+        tell_error(notes, told, label="expired" if isinstance(error, Expired) else "error")
         raise typer.Exit(exit_of(error)) from error
     except KeyboardInterrupt:
         raise typer.Exit(Exit.INTERRUPTED) from None

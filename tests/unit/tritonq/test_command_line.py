@@ -216,6 +216,7 @@ def test_a_service_that_is_away_is_exit_69_with_a_sentence(
 
     assert result.exit_code == 69
     assert "does not answer" in result.stderr
+    assert "http://127.0.0.1:9" in " ".join(result.stderr.split())
     assert "Traceback" not in result.stderr
 
 

@@ -151,6 +151,14 @@ def test_a_wait_says_that_the_service_is_away_and_goes_on(
     assert "prediction p0 was accepted, fetch it later" in given_up.stderr
 
 
+def test_a_full_queue_is_told_with_when_to_come_again(tritonq: Command, gateway: Gateway) -> None:
+    full = problem(429, "overloaded", detail="the queue is full", headers={"Retry-After": "7"})
+    gateway.answers.append(full)
+    refused = tritonq("run", "echo", "-i", "n=1")
+    assert refused.exit_code == 69
+    assert "the queue is full; try again in 7 s" in refused.stderr
+
+
 def test_nothing_that_answers_can_move_the_cursor(tritonq: Command, gateway: Gateway) -> None:
     gateway.answers.append(problem(422, "invalid_input", detail="no \x1b[2J image"))
     refused = tritonq("run", "echo", "-i", "n=1")
