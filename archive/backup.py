@@ -1,9 +1,9 @@
 """Takes a backup of an installation, while it works or while it rests.
 
-The order makes it whole without stopping anybody: first the queue, then the claims, the ledger,
+The order makes it whole without stopping anybody: first the queue, then the ledger, the claims,
 the blobs. What ends meanwhile is recorded before it leaves the queue, so it is in the one, in the
 other, or in both; both is harmless, because an outcome is recorded once. A claim is made before
-its ticket, and a blob put before it.
+its ticket and a blob put before it, so these come last: a claim or a blob too many does no harm.
 """
 
 import asyncio
@@ -111,7 +111,6 @@ class _Backup:
                 "its queue is made, or name another with --state"
             ) from error
         await self._messages(QUEUE, transfer.tickets(), queue.tickets)
-        await self._messages(CLAIMS, transfer.claims(), claims.tickets)
         async with self._parts.ledger.snapshot() as snapshot:
             schema = await snapshot.schema_version()
             if schema != SCHEMA_VERSION:
@@ -122,6 +121,7 @@ class _Backup:
             weeks, horizon = await snapshot.weeks(), await snapshot.horizon()
             for table in COPIED:
                 await self._table(table, snapshot)
+        await self._messages(CLAIMS, transfer.claims(), claims.tickets)
         await self._blobs()
         sync_folder(self._folder)
         return Manifest(

@@ -5,7 +5,7 @@ import hashlib
 import os
 import resource
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
@@ -27,6 +27,7 @@ from blobs import Blobs
 from contract.claims import Claim
 from contract.ids import PredictionId
 from contract.prediction import File, Prediction, Priority, Ticket
+from ledger import Snapshot
 from tests import services
 from tests.ended import failed, new_id, succeeded
 from tests.tickets import Arrivals, a_ticket
@@ -230,6 +231,35 @@ async def test_a_backup_taken_under_load_has_all_that_was_accepted_before_it_beg
     assert set(claims_before) <= known
     # A ticket is never restored without the claim that was made for it.
     assert {each.rjust(64, "0") for each in waiting} <= known
+
+
+async def test_what_is_accepted_and_ends_while_a_backup_is_taken_keeps_its_key(
+    install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = await install()
+    await parts.broker.declare(MODELS)
+    ended = succeeded(new_id())
+    key, claim = "0" * 64, Claim(ended.id, "ab", "alice")
+    snapshot = parts.ledger.snapshot
+
+    @asynccontextmanager
+    async def just_in_time() -> AsyncIterator[Snapshot]:
+        """All of it between the backup's look into the queue and that into the ledger."""
+        assert await parts.broker.claim(key, claim) == claim
+        await parts.broker.publish(ended.ticket)
+        await parts.ledger.record([ended])
+        await parts.broker.withdraw(ended.id)
+        async with snapshot() as seen:
+            yield seen
+
+    monkeypatch.setattr(parts.ledger, "snapshot", just_in_time)
+
+    await back_up(parts, tmp_path / "backup", silent)
+
+    restored = await install()
+    await restore(restored, tmp_path / "backup", silent)
+    assert await restored.ledger.get(ended.id) == ended
+    assert await restored.broker.claim(key, Claim(new_id(), "ab", "alice")) == claim
 
 
 FILES = [
