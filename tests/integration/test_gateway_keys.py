@@ -237,20 +237,12 @@ async def test_another_request_with_the_same_key_or_id_is_refused(
     path = f"/v1/predictions/{prediction_id}"
     await by_key()(gateway)
     await by_id(prediction_id)(gateway)
-    for used, answer in (
-        (
-            "this idempotency key",
-            await gateway.client.post(
-                ECHO, json=body, headers={"Idempotency-Key": "order-1"} | headers
-            ),
-        ),
-        (
-            "this id",
-            await gateway.client.put(path, json={"version": VERSION, **body}, headers=headers),
-        ),
-    ):
+    put = await gateway.client.put(path, json={"version": VERSION, **body}, headers=headers)
+    with_key = {"Idempotency-Key": "order-1"} | headers
+    post = await gateway.client.post(ECHO, json=body, headers=with_key)
+    for answer, told in ((put, "this id was used"), (post, "this idempotency key was used")):
         assert_refused(answer, 409, "key_reused")
-        assert answer.json()["detail"].startswith(f"{used} was used before")
+        assert answer.json()["detail"].startswith(told)
         assert answer.headers["x-should-retry"] == "false"
     assert await tickets(gateway_broker) == 2
 
