@@ -127,13 +127,14 @@ class Claims:
         """
         ticket = claimed.ticket
         if claimed.may_exist and (seen := await self._find(ticket.id)) is not None:
-            return Accepted(seen, is_replay=True)
+            return Accepted(seen.without_contents(), is_replay=True)
         if self._now_ms() - accepted_at_ms(ticket.id) > FINISHED_MS_MAX:
             raise Expired("a request with this key was begun a week ago and never accepted")
         try:
             stored = await self._submitter.accept(ticket)
         except AlreadyAccepted:
-            return Accepted(await self._follower.find(ticket.id), is_replay=True)
+            seen = await self._follower.find(ticket.id)
+            return Accepted(seen.without_contents(), is_replay=True)
         except AcceptanceUnknown as error:
             # With a key this is an outage like any other: to ask again is safe.
             raise QueueUnavailable("not confirmed in time; send the same key again") from error

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from broker import Broker
 from contract.announcements import Announced
@@ -36,6 +36,10 @@ class Seen:
     outcome: Outcome | None = None
     running: bool = False
     position: int | None = None  # 1 is next; None where it is not known, or has no meaning
+
+    def without_contents(self) -> "Seen":
+        """The same without what its files hold: a megabyte each, for as long as somebody waits."""
+        return replace(self, ticket=self.ticket.without_contents())
 
 
 class Waiter:

@@ -51,7 +51,7 @@ class Predictions:
             seen = visible(await self._follower.find(prediction_id), request)
             return self._answers.answer(seen, request, 200, wait_s)
         with self._follower.waiting(prediction_id) as waiter:
-            seen = visible(await self._follower.find(prediction_id), request)
+            seen = visible(await self._follower.find(prediction_id), request).without_contents()
             seen = await self._answers.held(seen, waiter, request, wait_s)
         return self._answers.answer(seen, request, 200, wait_s)
 

@@ -15,7 +15,9 @@ from broker import Broker
 from contract.errors import QueueUnavailable
 from contract.ids import new_prediction_id, parse_prediction_id
 from contract.limits import INLINE_BYTES_MAX
-from contract.prediction import Failure, Outcome, Prediction, Status
+from contract.prediction import Failure, Outcome, Prediction, Status, Ticket
+from gateway.follow import Seen
+from gateway.rest.answers import Answers
 from gateway.settings import GatewaySettings
 from ledger import Ledger
 from tests.gateways import (
@@ -274,6 +276,27 @@ async def test_files_to_retry_count_among_the_bodies_that_are_held(
         async with asyncio.timeout(10):
             while (await small.client.post(retry)).status_code != 202:
                 await asyncio.sleep(0.01)
+
+
+async def test_no_file_is_kept_in_memory_while_a_caller_waits(
+    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited_with: list[Ticket] = []
+    held = Answers.held
+
+    async def noted(answers: Answers, seen: Seen, *given: Any) -> Seen:
+        waited_with.append(seen.ticket)
+        return await held(answers, seen, *given)
+
+    monkeypatch.setattr(Answers, "held", noted)
+    headers = {"Idempotency-Key": "a file", "Prefer": "wait=0.01", **OCTETS}
+    for status in (202, 202):  # the first one, and its repetition
+        answer = await gateway.client.post(ECHO, content=b"content", headers=headers)
+        assert answer.status_code == status
+    url = answer.headers["location"]
+    assert (await gateway.client.get(f"{url}?wait=0.01")).status_code == 200
+    contents = [file.content for ticket in waited_with for file in ticket.files.values()]
+    assert contents == [None, None, None]
 
 
 async def test_what_an_overdue_prediction_asked_for_can_be_retried(
