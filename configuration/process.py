@@ -139,7 +139,8 @@ def log_problems(kind: type[ProcessSettings], error: ValidationError) -> None:
     prefix = kind.model_config.get("env_prefix", "")
     for problem in error.errors(include_url=False, include_context=False, include_input=False):
         setting = prefix + "_".join(str(part) for part in problem["loc"]).upper()
-        log.critical("settings.wrong", extra={"setting": setting, "reason": problem["msg"]})
+        reason = problem["msg"].removeprefix("Value error, ")  # of ours; pydantic puts it there
+        log.critical("settings.wrong", extra={"setting": setting, "reason": reason})
 
 
 @contextmanager

@@ -112,6 +112,7 @@ async def test_a_stop_answers_those_who_wait_and_ends_with_0(
         ({"GATEWAY_TOKENS": "alice"}, "configuration.wrong", "name:token"),
         ({"GATEWAY_AUTH": "none", "GATEWAY_HOST": "0.0.0.0"}, "settings.wrong", "loopback"),
         ({"GATEWAY_BODY_WAIT_S": "soon"}, "settings.wrong", "number"),
+        ({"GATEWAY_RETENTION_DAYS": "3"}, "settings.wrong", '"0 keeps everything; else it is'),
         ({"GATEWAY_MODEL_REPOSITORY": "/nowhere"}, "configuration.wrong", "/nowhere"),
         ({"GATEWAY_MODELS": "nothing"}, "configuration.wrong", "nothing"),
         ({"GATEWAY_BLOBS_URL": "nonsense"}, "configuration.wrong", "blob URL"),
