@@ -8,26 +8,23 @@ A model that could not be loaded is loaded again and again: its files may have b
 """
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import psutil
+
 from standalone.alarms import Alarms
-from standalone.triton import (
-    Triton,
-    TritonNotHealed,
-    kill_frozen_stubs,
-    living_stubs,
-    stub_pids,
-    stubs_alive,
-)
+from standalone.triton import Stub, Triton, TritonNotHealed, stubs
 
 log = logging.getLogger(__name__)
 
 STUBS_S_MAX = 10.0  # a model is loaded again in half a second on an idle machine
 FROZEN_S_MIN = 1.0  # a stub is believed to be frozen if it still is after so long
+# A stub of an earlier load may finish what it was asked; an execution takes 10 s at most.
+REPLACED_S_MAX = 15.0
 UNFIT_EVERY_S = 2.0  # how often the inferences are asked about
 # How long a model may fail to infer before it is loaded again, and after that before the server is
 # restarted. A reload fails no request, so it need not wait for long; a restart disturbs everybody.
@@ -78,6 +75,10 @@ class UnfitModels:
 class StubRemedy:
     """The `Remedy` of Triton: one reload of a model instead of a restart of the server.
 
+    It knows the stubs that serve by their processes. To count them would not do: where a stub died
+    with a request in its hands, Triton never lets go of the load that it belonged to, and the
+    other stubs of that load stay, without work, beside those that took their place.
+
     Args:
         unfit_models: each model whose last inference failed, and why; may block for seconds.
     """
@@ -86,7 +87,8 @@ class StubRemedy:
         self._triton = triton
         self._unfit_models = unfit_models
         self._pid = 0
-        self._expected: Counter[str] = Counter()
+        self._serving: dict[str, set[int]] = {}  # the stubs that Triton asks, by model
+        self._replaced: dict[int, float] = {}  # stubs of earlier loads, and since when
         self._alarms = Alarms()
         self._asked_at = 0.0
         self._unfit = UnfitModels()
@@ -94,16 +96,18 @@ class StubRemedy:
         self._refused: dict[str, str] = {}  # models that Triton could not load, and why
 
     async def take_stock(self, pid: int) -> None:
-        self._pid, self._expected = pid, await asyncio.to_thread(living_stubs, pid)
-        self._alarms.watch(await asyncio.to_thread(stub_pids, pid))
+        self._pid, self._serving, self._replaced = pid, {}, {}
+        for stub in await asyncio.to_thread(stubs, pid):
+            self._serving.setdefault(stub.model, set()).add(stub.process.pid)
+        self._watch()
         self._unfit.restarted(time.monotonic())
 
     async def alarm(self) -> None:
         await self._alarms.wait()
 
-    async def ailment(self, pid: int) -> str:
-        self._alarms.watch(await asyncio.to_thread(stub_pids, pid))
-        if missing := await self._missing(pid):
+    async def ailment(self, pid: int) -> str:  # noqa: ARG002 -- of whose start we took stock
+        await self._end_replaced()
+        if missing := await self._missing():
             return f"dead or frozen stubs of {', '.join(sorted(missing))}"
         if time.monotonic() - self._asked_at < UNFIT_EVERY_S:
             return ""
@@ -116,8 +120,11 @@ class StubRemedy:
         return f"{self._hung} does not infer: {unfit[self._hung]}" if self._hung else ""
 
     async def heal(self) -> bool:
-        ill = set(await self._missing(self._pid))
-        await asyncio.to_thread(kill_frozen_stubs, self._pid)
+        ill = await self._missing()
+        # Before their models are loaded again: one that wakes up afterwards crashes Triton.
+        for stub in await asyncio.to_thread(stubs, self._pid):
+            if stub.is_frozen:
+                _kill(stub)
         if self._hung is not None:
             hung, self._hung = self._hung, None
             if not self._unfit.may_reload(hung, time.monotonic()):
@@ -125,20 +132,62 @@ class StubRemedy:
             ill.add(hung)
         for model in sorted(ill):
             try:
-                await self._triton.heal(model)
+                if not await self._reload(model):
+                    return False
             except TritonNotHealed as error:
                 log.warning("triton.not_healed", extra={"model": model, "reason": str(error)})
                 return False
-        return await stubs_alive(self._pid, self._expected, STUBS_S_MAX)
+        return True
 
-    async def _missing(self, pid: int) -> Counter[str]:
-        """How many stubs of each model are dead or frozen."""
-        missing = self._expected - await asyncio.to_thread(living_stubs, pid)
-        if missing and not self._expected - await asyncio.to_thread(living_stubs, pid, frozen=True):
+    async def _reload(self, model: str) -> bool:
+        """Have the stubs of `model` replaced; False if they do not come. Raises TritonNotHealed."""
+        earlier = await self._stubs_of(model)
+        await self._triton.heal(model)
+        wanted = max(1, len(self._serving.get(model, ())))
+        deadline = time.monotonic() + STUBS_S_MAX
+        while len(present := await self._stubs_of(model) - earlier) < wanted:
+            if time.monotonic() > deadline:
+                return False
+            await asyncio.sleep(0.05)
+        self._serving[model] = present
+        self._replaced |= dict.fromkeys(earlier, time.monotonic())
+        self._watch()
+        return True
+
+    async def _stubs_of(self, model: str) -> set[int]:
+        found = await asyncio.to_thread(stubs, self._pid)
+        return {stub.process.pid for stub in found if stub.model == model}
+
+    async def _end_replaced(self) -> None:
+        """End the stubs of earlier loads that Triton has not ended, with all their memory."""
+        now = time.monotonic()
+        due = {pid for pid, since in self._replaced.items() if now - since > REPLACED_S_MAX}
+        if not due:
+            return
+        for stub in await asyncio.to_thread(stubs, self._pid):
+            if stub.process.pid in due:
+                log.info("triton.stub_ended", extra={"model": stub.model})
+                _kill(stub)
+        for pid in due:
+            del self._replaced[pid]
+
+    async def _missing(self) -> set[str]:
+        """The models of which a stub that should serve is dead or frozen."""
+        dead, frozen = await self._dead_and_frozen()
+        if frozen and not dead:
             # They are all there. What was frozen together with us wakes up a moment after us.
             await asyncio.sleep(FROZEN_S_MIN)
-            missing = self._expected - await asyncio.to_thread(living_stubs, pid)
-        return missing
+            dead, frozen = await self._dead_and_frozen()
+        return dead | frozen
+
+    async def _dead_and_frozen(self) -> tuple[set[str], set[str]]:
+        found = {stub.process.pid: stub for stub in await asyncio.to_thread(stubs, self._pid)}
+        dead = {model for model, pids in self._serving.items() if pids - found.keys()}
+        serving = set[int]().union(*self._serving.values())
+        return dead, {found[pid].model for pid in serving & found.keys() if found[pid].is_frozen}
+
+    def _watch(self) -> None:
+        self._alarms.watch(set[int]().union(*self._serving.values()))
 
     async def _load_refused(self) -> Mapping[str, str]:
         """Load what Triton could not load before; each model that it still cannot, and why."""
@@ -156,6 +205,12 @@ class StubRemedy:
                     log.warning("triton.not_loaded", extra={"model": model, "reason": str(error)})
             else:
                 log.info("triton.loaded", extra={"model": model})
-                self._expected |= await asyncio.to_thread(living_stubs, self._pid)
+                self._serving[model] = await self._stubs_of(model)
+                self._watch()
         self._refused = refused
         return refused
+
+
+def _kill(stub: Stub) -> None:
+    with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+        stub.process.kill()

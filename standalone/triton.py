@@ -14,10 +14,9 @@ import re
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 import psutil
@@ -203,34 +202,25 @@ class TritonNotHealed(Exception):
     """Triton did not do what it was asked; the message says what it said."""
 
 
-def living_stubs(pid: int, *, frozen: bool = False) -> Counter[str]:
-    """How many stubs of each model can work under the server `pid`: not those dead or frozen.
+class Stub(NamedTuple):
+    """A process in which Triton runs an instance of a model."""
 
-    With `frozen`, those that are frozen count as well.
+    model: str
+    process: psutil.Process
+    is_frozen: bool
+
+
+def stubs(pid: int) -> list[Stub]:
+    """The stubs under the server `pid` that have not ended.
 
     Triton neither restarts a stub that died nor reports it: it stays "ready", and each request to
-    it fails. It does the same with a frozen one. Count after a start, and compare later.
+    it fails. It does the same with a frozen one. Look after a start, and compare later.
     """
-    return Counter(model for model, _, is_frozen in _stubs(pid) if frozen or not is_frozen)
-
-
-def kill_frozen_stubs(pid: int) -> None:
-    """Kill them before their models are loaded again: one that wakes up afterwards crashes Triton.
-
-    Triton itself would leave them lying about, with all their memory.
-    """
-    for _, stub, frozen in _stubs(pid):
-        if frozen:
-            with contextlib.suppress(psutil.Error):
-                stub.kill()
-
-
-def _stubs(pid: int) -> Iterator[tuple[str, psutil.Process, bool]]:
-    """Each stub under the server `pid`: its model, the process, and whether it is frozen."""
+    found = []
     try:
         children = psutil.Process(pid).children(recursive=True)
     except psutil.NoSuchProcess:
-        return
+        return []
     for child in children:
         try:
             command = child.cmdline()  # empty for a zombie
@@ -239,22 +229,13 @@ def _stubs(pid: int) -> Iterator[tuple[str, psutil.Process, bool]]:
             continue
         if len(command) > 1 and Path(command[0]).name == STUB:
             # <repository>/<model>/<version>/<file>
-            yield Path(command[1]).parents[1].name, child, frozen
+            found.append(Stub(Path(command[1]).parents[1].name, child, frozen))
+    return found
 
 
-def stub_pids(pid: int) -> list[int]:
-    """The processes of all stubs under the server `pid` that have not ended."""
-    return [stub.pid for _, stub, _ in _stubs(pid)]
-
-
-async def stubs_alive(pid: int, expected: Counter[str], wait_s_max: float) -> bool:
-    """Wait until at least the `expected` stubs are alive."""
-    deadline = time.monotonic() + wait_s_max
-    while not living_stubs(pid) >= expected:
-        if time.monotonic() > deadline:
-            return False
-        await asyncio.sleep(0.05)
-    return True
+def living_stubs(pid: int) -> Counter[str]:
+    """How many stubs of each model can work under the server `pid`: not those dead or frozen."""
+    return Counter(stub.model for stub in stubs(pid) if not stub.is_frozen)
 
 
 def _remove_environment_folders() -> None:
