@@ -146,10 +146,10 @@ class Executor:
         for row in rows:
             if row.delivery.unreadable:
                 message = f"the ticket cannot be read: {row.delivery.unreadable}"
-                row.fail(Failure("unreadable_ticket", message), self._parts.now_ms())
+                row.refuse(Failure("unreadable_ticket", message), self._parts.now_ms())
             elif row.ticket.version not in self._model.versions:
                 message = f"model {self._model.name} is not served in version {row.ticket.version}"
-                row.fail(Failure(UnknownModel.code, message), self._parts.now_ms())
+                row.refuse(Failure(UnknownModel.code, message), self._parts.now_ms())
             else:
                 self._is_wanted(row)
 
@@ -157,7 +157,7 @@ class Executor:
         """Whether to run it, asked whenever it is about to be; ends it where its time is over."""
         deadline_ms = row.ticket.deadline_ms
         if deadline_ms is not None and row.is_open and self._parts.now_ms() >= deadline_ms:
-            row.fail(_OVERDUE, self._parts.now_ms())
+            row.refuse(_OVERDUE, self._parts.now_ms())
             self._meters.overdue.inc()
         return row.is_open
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+import msgspec
+
 from broker import Delivery
 from contract.ids import PredictionId
 from contract.prediction import Failure, Outcome, Status, Ticket
@@ -53,6 +55,11 @@ class Row:
 
     def fail(self, failure: Failure, at_ms: int) -> None:
         self.outcome = self._outcome(Status.FAILED, at_ms, error=failure)
+
+    def refuse(self, failure: Failure, at_ms: int) -> None:
+        """Fail it without a run."""
+        outcome = self._outcome(Status.FAILED, at_ms, error=failure)
+        self.outcome = msgspec.structs.replace(outcome, attempts=self.begun)
 
     def _outcome(
         self,

@@ -37,7 +37,7 @@ ID_AGE_MS_MAX = 24 * 3600 * 1000
 ID_AHEAD_MS_MAX = 5 * 60 * 1000  # as far as clocks differ
 # How late a claim without a prediction may still get one. Its id says when it was made, and what
 # is kept by the week of an id would be removed early for one that began much later.
-FINISHED_MS_MAX = 7 * 24 * 3600 * 1000
+FINISHED_MS_MAX = 6 * 24 * 3600 * 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ class Claims:
         if claimed.may_exist and (seen := await self._find(ticket.id)) is not None:
             return Accepted(seen.without_contents(), is_replay=True)
         if self._now_ms() - accepted_at_ms(ticket.id) > FINISHED_MS_MAX:
-            raise Expired("a request with this key was begun a week ago and never accepted")
+            raise Expired("a request with this key was begun days ago and never accepted")
         try:
             stored = await self._submitter.accept(ticket)
         except AlreadyAccepted:

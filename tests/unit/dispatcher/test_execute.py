@@ -363,6 +363,7 @@ async def test_an_overdue_prediction_ends_without_being_run(stage: Stage) -> Non
     late, in_time = due("a", stage.now_ms), due("b", stage.now_ms + 1)
     outcomes = await stage.run(late, in_time)
     assert codes(outcomes) == ["deadline_exceeded", "succeeded"]
+    assert [outcome.attempts for outcome in outcomes if outcome] == [0, 1]
     assert stage.effects[0] == "infer 1"
 
 
@@ -427,6 +428,7 @@ async def test_a_ticket_that_cannot_be_read_ends_as_failed_with_the_reason(stage
     outcome = stage.outcome(delivery.ticket)
     assert outcome is not None
     assert outcome.error == Failure("unreadable_ticket", "the ticket cannot be read: invalid type")
+    assert outcome.attempts == 0
     assert stage.effects == ["look up", "inferred", "record", "announce", "ack"]
 
 
