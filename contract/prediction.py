@@ -4,6 +4,7 @@ The ticket's wire format is MessagePack. It is read by processes of other versio
 ever added, with defaults; unknown ones are ignored.
 """
 
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -94,6 +95,13 @@ class Failure(msgspec.Struct, frozen=True):
 
     code: str
     message: str
+
+
+def deadline_exceeded(deadline_ms: int) -> Failure:
+    """Why a prediction ended that could not be run by its deadline, in Unix milliseconds."""
+    deadline = datetime.fromtimestamp(deadline_ms / 1000, UTC).isoformat(timespec="milliseconds")
+    message = f"it had not ended by its deadline, {deadline.replace('+00:00', 'Z')}"
+    return Failure("deadline_exceeded", message)
 
 
 class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -23,7 +23,14 @@ from broker import Broker, Delivery
 from contract.catalog import Lane, Model
 from contract.errors import InferenceError, InvalidInput, ServiceError, UnknownModel
 from contract.ids import PredictionId
-from contract.prediction import Failure, Outcome, Prediction, Priority, Status
+from contract.prediction import (
+    Failure,
+    Outcome,
+    Prediction,
+    Priority,
+    Status,
+    deadline_exceeded,
+)
 from dispatcher.attempts import Attempts
 from dispatcher.batching import Batch
 from dispatcher.encode import Encoder
@@ -45,7 +52,6 @@ KeepInputs = Literal["all", "failed", "none"]
 
 HELD_UP_S_MAX = 0.02  # decoding large outputs holds the loop; then the others have a turn
 
-_OVERDUE = Failure("deadline_exceeded", "its deadline had passed before it could be run")
 _UNRECORDABLE = Failure(Unrecordable.code, "the prediction ended, but cannot be recorded as it is")
 
 
@@ -157,7 +163,7 @@ class Executor:
         """Whether to run it, asked whenever it is about to be; ends it where its time is over."""
         deadline_ms = row.ticket.deadline_ms
         if deadline_ms is not None and row.is_open and self._parts.now_ms() >= deadline_ms:
-            row.refuse(_OVERDUE, self._parts.now_ms())
+            row.refuse(deadline_exceeded(deadline_ms), self._parts.now_ms())
             self._meters.overdue.inc()
         return row.is_open
 

@@ -93,8 +93,12 @@ class Follower:
             if (ended := await self._ledger.get(prediction_id)) is not None:
                 return Seen(ended.ticket, ended.outcome)
         except LedgerUnavailable as error:
-            ledger_failed = error  # what is in the queue can be answered all the same
+            ledger_failed = error  # what waits in the queue can be answered all the same
         if (queued := await self._broker.find(prediction_id)) is not None:
+            if ledger_failed is not None and queued.running:
+                # It may have ended: it is recorded before it leaves the queue. Somebody may have
+                # been told so, and must not be told "running" after that.
+                raise ledger_failed
             ticket = queued.ticket
             outcome = await self._withdrawer.end_overdue(ticket)
             return Seen(ticket, outcome, queued.running, queued.position)

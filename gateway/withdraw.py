@@ -9,7 +9,6 @@ worst runs it in vain.
 import asyncio
 import logging
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Literal
 
 import msgspec
@@ -17,15 +16,20 @@ import msgspec
 from blobs import Blobs
 from broker import Broker
 from contract.errors import BlobsUnavailable, LedgerUnavailable, QueueUnavailable
-from contract.prediction import Failure, Outcome, Prediction, Status, Ticket
+from contract.prediction import (
+    Failure,
+    Outcome,
+    Prediction,
+    Status,
+    Ticket,
+    deadline_exceeded,
+)
 from ledger import Ledger, Unrecordable
 from telemetry import metrics
 
 log = logging.getLogger(__name__)
 
 KeepInputs = Literal["all", "failed", "none"]
-
-DEADLINE_EXCEEDED = "deadline_exceeded"
 
 
 class Withdrawer:
@@ -69,7 +73,7 @@ class Withdrawer:
         if ticket.deadline_ms is None or not self.is_overdue(ticket):
             return None
         try:
-            return await self._end(ticket, _overdue(ticket.deadline_ms))
+            return await self._end(ticket, deadline_exceeded(ticket.deadline_ms))
         except (LedgerUnavailable, BlobsUnavailable):
             log.debug("withdraw.postponed", extra={"prediction": ticket.id})
             return None
@@ -131,9 +135,3 @@ class Withdrawer:
             error=failure,
             queue_ms=max(0.0, float(now_ms - ticket.created_at_ms)),
         )
-
-
-def _overdue(deadline_ms: int) -> Failure:
-    deadline = datetime.fromtimestamp(deadline_ms / 1000, UTC).isoformat(timespec="milliseconds")
-    message = f"it had not ended by its deadline, {deadline.replace('+00:00', 'Z')}"
-    return Failure(DEADLINE_EXCEEDED, message)

@@ -70,7 +70,8 @@ def prediction(seen: Seen, base_url: str, *, wait_expired: bool = False) -> Rend
         logs="",
         metrics=_metrics(ticket, outcome) if outcome else {},
         created_at=_time(ticket.created_at_ms),
-        started_at=_time(outcome.started_at_ms) if outcome else None,
+        # What was canceled or overdue before it could be run has not started.
+        started_at=_time(outcome.started_at_ms) if outcome and outcome.attempts else None,
         completed_at=_time(outcome.completed_at_ms) if outcome else None,
         urls={"get": url} if outcome else {"get": url, "cancel": f"{url}/cancel"},
         priority=ticket.priority.value,

@@ -29,6 +29,7 @@ from tests.tickets import until
 
 ECHO = "/v1/models/triton/identity/predictions"
 TEXT = {"input": {"INPUT0": "hello"}}
+NOBODY_LISTENS = "postgresql://nobody:nothing@127.0.0.1:1/nowhere"
 
 
 @pytest.fixture
@@ -186,6 +187,20 @@ async def test_a_recorded_prediction_has_ended_although_its_ticket_is_still_ther
     assert await status_of(gateway, url) == "succeeded"
     page = (await gateway.client.get("/v1/predictions")).json()
     assert [each["status"] for each in page["results"]] == ["succeeded"]
+
+
+async def test_what_may_have_ended_is_not_called_running_while_postgres_is_away(
+    settings: GatewaySettings, running: PlayedDispatcher
+) -> None:
+    """Who heard of its end must not be told the contrary: its ticket is there for a moment more."""
+    running.may_ack.clear()
+    without_ledger = {**settings.model_dump(), "postgres_dsn": NOBODY_LISTENS}
+    async with serving(GatewaySettings(**without_ledger)) as gateway:
+        await declared(gateway)
+        answer = await gateway.client.post(ECHO, json=TEXT, headers={"Prefer": "wait=20"})
+        assert answer.json()["status"] == "succeeded"
+        again = await gateway.client.get(answer.headers["location"])
+        assert (again.status_code, again.json()["code"]) == (503, "ledger_unavailable")
 
 
 async def test_the_files_of_an_ended_prediction_come_from_the_blobs_or_are_gone(

@@ -55,7 +55,7 @@ def test_any_uuid_survives_the_text_form(identifier: UUID) -> None:
     ],
 )
 def test_an_id_of_wrong_form_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="a prediction id (is|ends in)"):
+    with pytest.raises(ValueError, match=r"a prediction id (is|ends in)"):
         parse_prediction_id(text)
 
 
