@@ -17,6 +17,7 @@ from telemetry import metrics
 log = logging.getLogger(__name__)
 
 CHECK_S_FIRST = 0.1  # pause between two checks while the model is away
+HELD_BY_DEAD_S = 1.2  # more than Triton waits for a dead stub
 CHECK_S_MAX = 0.5
 
 
@@ -37,22 +38,34 @@ class ModelHealth:
         """Why the model cannot be served: one sentence; empty when it can."""
         return self.outage.reason
 
-    async def recover(self, error: ModelUnavailable | None = None) -> None:
+    async def recover(
+        self, error: ModelUnavailable | None = None, *, thorough: bool = False
+    ) -> None:
         """Return once every version gives its known answer; `error` is how it was found away.
 
-        Callers that find it away together share one round of checks.
+        Callers that find it away together share one round of checks, but for those who ask for a
+        `thorough` one: whose input is blamed if the model is still not well.
         """
-        if error is not None:
-            self.outage.begin(str(error))
-            self._gauge.set(0)
         before = self._recoveries
+        self._note(error)
         async with self._recovering:
-            if self._recoveries > before:
+            if self._recoveries > before and not thorough:
                 return
+            self._note(error)  # somebody else's round may have ended meanwhile
             await self._until_right()
+            if thorough:
+                # A dead instance holds whatever it is given for a second, and while it held
+                # somebody else's request, the others gave all the answers.
+                await asyncio.sleep(HELD_BY_DEAD_S)
+                await self._until_right()
             self._recoveries += 1
             self._gauge.set(1)
             self.outage.end()
+
+    def _note(self, error: ModelUnavailable | None) -> None:
+        if error is not None:
+            self.outage.begin(str(error))
+            self._gauge.set(0)
 
     async def _until_right(self) -> None:
         pause_s = CHECK_S_FIRST

@@ -149,12 +149,14 @@ class Inference:
                 try:
                     return await self._request(asked, numbers, hurried=hurried)
                 except ModelUnavailable as error:
-                    await self._recovered(asked, error)
+                    await self._recovered(asked, error, thorough=True)
         raise BroughtDown("the model went down each time it was given this input")
 
-    async def _recovered(self, asked: _Asked, error: ModelUnavailable) -> None:
+    async def _recovered(
+        self, asked: _Asked, error: ModelUnavailable, *, thorough: bool = False
+    ) -> None:
         async with asked.aside():
-            await self._health.recover(error)
+            await self._health.recover(error, thorough=thorough)
 
     async def _request(
         self, asked: _Asked, numbers: Sequence[int], *, hurried: bool

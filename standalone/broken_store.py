@@ -1,12 +1,13 @@
 """Finds a nats-server whose store broke on a full disk, and has it started again.
 
-JetStream remembers the first write that failed (nats-server 2.15: "Critical write error") and fails
-every later one on that stream by it, without an answer to the publisher, also once the disk has
-room again. Its health stays ok. Only a start of the server, which reads the files anew, ends it.
+JetStream remembers the first write that failed (nats-server 2.15) and fails every later one on that
+stream by it, without an answer to the publisher, also once the disk has room again. Its health
+stays ok. Only a start of the server, which reads the files anew, ends it.
 """
 
 import asyncio
 import logging
+import re
 import shutil
 
 from standalone.nats import FREE_BYTES_MIN, Nats
@@ -14,7 +15,9 @@ from standalone.server import log_path
 
 log = logging.getLogger(__name__)
 
-BROKEN = b"Critical write error"
+# The first failure is logged as the first of these, unless the log is on the same full disk; each
+# later one as the second.
+BROKEN = re.compile(rb"Critical write error|failed to store a msg on stream [^\n]*: write ")
 
 
 class StoreRemedy:
@@ -59,7 +62,7 @@ class StoreRemedy:
         # A line that is not complete yet is read again the next time.
         complete = written.rfind(b"\n") + 1
         self._read_to += complete
-        return BROKEN in written[:complete]
+        return BROKEN.search(written[:complete]) is not None
 
     def _end_of_log(self) -> int:
         try:

@@ -147,7 +147,9 @@ class PlayedBroker(Broker):
 class QuickHealth(ModelHealth):
     """A model that is back as soon as somebody asks."""
 
-    async def recover(self, error: ModelUnavailable | None = None) -> None:
+    async def recover(
+        self, error: ModelUnavailable | None = None, *, thorough: bool = False
+    ) -> None:
         pass
 
 

@@ -59,12 +59,54 @@ async def test_a_model_is_not_back_before_all_its_instances_are(
 ) -> None:
     """Else a prediction meets the dead one time and again, and is taken for the cause."""
     monkeypatch.setattr(health, "CHECK_S_FIRST", 0.0)
-    question, answer = {"in": {"data": ["hello"], "shape": [1]}}, {"out": {"equals": ["hello"]}}
-    (tmp_path / "echo").mkdir()
-    known = tmp_path / "echo" / "known_answer.json"
-    known.write_text(json.dumps({"inputs": question, "outputs": answer}))
+    known_answer(tmp_path)
     triton = HalfDeadTriton(failures=3)
     served = ModelHealth(TWICE, triton, tmp_path)
     await served.recover(ModelUnavailable("its process has died"))
     assert triton.is_whole
     assert served.reason == ""
+
+
+class OccupiedTriton(HalfDeadTriton):
+    """Its dead instance is busy with somebody else's request while the first answers are given."""
+
+    def __init__(self, failures: int) -> None:
+        super().__init__(failures)
+        self._hidden = 2 * TWICE.instances  # of two rounds
+
+    async def infer(
+        self,
+        lane: Lane,
+        inputs: Mapping[str, NDArray[Any]],
+        outputs: Sequence[str],
+        *,
+        timeout_s: float,
+        hurried: bool = False,
+    ) -> dict[str, NDArray[Any]]:
+        if self._hidden:
+            self._hidden -= 1
+            return {"out": inputs["in"]}
+        return await super().infer(lane, inputs, outputs, timeout_s=timeout_s)
+
+
+async def test_before_an_input_is_blamed_no_dead_instance_can_hide_behind_a_request_it_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "CHECK_S_FIRST", 0.0)
+    monkeypatch.setattr(health, "HELD_BY_DEAD_S", 0.0)
+    known_answer(tmp_path)
+    triton = OccupiedTriton(failures=3)
+    served = ModelHealth(TWICE, triton, tmp_path)
+    away = ModelUnavailable("its process has died")
+    await served.recover(away)
+    assert not triton.is_whole, "this tests nothing any more"
+    await served.recover(away, thorough=True)
+    assert triton.is_whole
+    assert served.reason == ""
+
+
+def known_answer(repository: Path) -> None:
+    question, answer = {"in": {"data": ["hello"], "shape": [1]}}, {"out": {"equals": ["hello"]}}
+    (repository / "echo").mkdir()
+    known = repository / "echo" / "known_answer.json"
+    known.write_text(json.dumps({"inputs": question, "outputs": answer}))

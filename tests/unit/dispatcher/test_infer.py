@@ -54,7 +54,9 @@ class QuickHealth(ModelHealth):
         super().__init__(model, triton, Path())
         self.recoveries = 0
 
-    async def recover(self, error: ModelUnavailable | None = None) -> None:
+    async def recover(
+        self, error: ModelUnavailable | None = None, *, thorough: bool = False
+    ) -> None:
         self.recoveries += 1
 
 
