@@ -29,7 +29,7 @@ from standalone.readiness import missing_parts
 from standalone.server import LOOPBACK, Launch, Server
 from standalone.state import State, owned
 from standalone.supervisor import Event, Service, Supervisor
-from standalone.triton import STUB
+from standalone.triton import stubs
 from tests.chaos.controller import Controller
 from tests.chaos.matrix import Target
 from tests.chaos.planted import VARIABLE, Bug
@@ -41,6 +41,7 @@ MODELS = ("efficientnet_lite0", "identity")
 DISK_BYTES = 640 * 1024 * 1024  # of the tmpfs that holds the queue, and of the ledger's
 READY_S_MAX = 90.0
 THREADS = 32  # probes and starts wait in them, for every site of this process
+TOGETHER_S = 1.0  # the stubs of one load of a model begin within this time
 
 PROXIED = {  # which proxies carry the connections of a process
     Target.GATEWAY: ("client_gateway", "gateway_nats", "gateway_postgres"),
@@ -110,9 +111,17 @@ class Site:
         return psutil.Process(session.pid)
 
     def stubs(self) -> list[psutil.Process]:
-        """The processes in which Triton runs its models."""
-        children = self.leader(Target.TRITON).children(recursive=True)
-        return [child for child in children if child.name().startswith(STUB[:15])]
+        """The processes in which Triton runs its models now; those of earlier loads may linger."""
+        found = stubs(self.leader(Target.TRITON).pid)
+        loaded_at: dict[str, float] = {}
+        for stub in found:
+            began = stub.process.create_time()
+            loaded_at[stub.model] = max(began, loaded_at.get(stub.model, 0.0))
+        return [
+            stub.process
+            for stub in found
+            if stub.process.create_time() > loaded_at[stub.model] - TOGETHER_S
+        ]
 
     def workers(self) -> list[psutil.Process]:
         """The processes in which the models run, one beside each stub."""
