@@ -164,8 +164,16 @@ async def test_a_bug_that_nobody_awaits_ends_the_process(
     async with started(environment, ("-c", WITH_A_BUG)) as process:
         await line_of(process, "gateway.listening")
         broker = await connect(settings)
-        await broker.announce([Outcome(fresh_id(), Status.CANCELED, 1, 1, 0)])
-        await broker.close()
+
+        async def announce() -> None:
+            while True:  # the gateway may not listen to NATS yet
+                await broker.announce([Outcome(fresh_id(), Status.CANCELED, 1, 1, 0)])
+                await asyncio.sleep(0.1)
+
+        announcing = asyncio.create_task(announce())
         assert "planted" in json.dumps(await line_of(process, "process.bug"))
+        announcing.cancel()
+        await asyncio.wait([announcing])
+        await broker.close()
         async with asyncio.timeout(15):
             assert await process.wait() == 1
