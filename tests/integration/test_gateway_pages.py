@@ -75,7 +75,8 @@ async def test_one_that_took_long_to_be_published_is_listed_as_it_ended(
         answer = await gateway.client.put(f"/v1/predictions/{late}", json=put, headers=WAIT)
         assert answer.status_code == 201
         # On the first page or the second: that depends on how much of the queue was read at once.
-        rows, url = [], "/v1/predictions?limit=2"
+        rows: list[dict[str, Any]] = []
+        url = "/v1/predictions?limit=2"
         while url and late not in [row["id"] for row in rows]:
             page = (await gateway.client.get(url)).json()
             rows, url = rows + page["results"], page["next"]
