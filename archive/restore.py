@@ -22,7 +22,7 @@ from archive.parts import Parts, Report
 from archive.refusals import NotEmptyYet
 from archive.weeks import id_of_week
 from broker import Carried, QueueLimits
-from contract.ids import PredictionId, parse_prediction_id
+from contract.queue import id_in_subject
 from ledger import NotEmpty
 
 T = TypeVar("T")
@@ -136,17 +136,10 @@ class _Restore:
 
     async def _put_tickets(self, tickets: list[Carried]) -> None:
         """Put back what has not ended; the backup may have a ticket and its outcome."""
-        ids = [_id(ticket) for ticket in tickets]
+        ids = [id_in_subject(ticket.subject) for ticket in tickets]
         ended = await self._parts.ledger.ended(each for each in ids if each is not None)
         waiting = [ticket for ticket, id_ in zip(tickets, ids, strict=True) if id_ not in ended]
         await asyncio.gather(*map(self._parts.broker.transfer.put_ticket, waiting))
-
-
-def _id(ticket: Carried) -> PredictionId | None:
-    try:
-        return parse_prediction_id(ticket.subject.rpartition(".")[2])
-    except ValueError:  # somebody else's rubbish; the dispatcher removes it
-        return None
 
 
 def _chunks(found: Iterator[bytes]) -> Iterator[list[bytes]]:

@@ -5,16 +5,14 @@ only the first one lasted (the disk was full, the power went), the ticket is nei
 again nor removed: it holds a place in the queue for ever.
 """
 
-from contextlib import suppress
-
 import msgspec
 
 from broker.answers import ApiError
 from broker.messages import Messages
 from broker.requests import Requests
 from contract.errors import QueueUnavailable
-from contract.ids import PredictionId, parse_prediction_id
-from contract.queue import QueueNames
+from contract.ids import PredictionId
+from contract.queue import QueueNames, id_in_subject
 
 ANSWER_TIMEOUT_S = 2.0
 FOUND_MAX = 200  # at once, of one consumer; the next look finds the others
@@ -67,8 +65,8 @@ class Leftovers:
             first = await self._messages.first_from(sequence, config.filter_subject)
             if first is None or first.sequence > floor:
                 break
-            with suppress(ValueError):  # somebody else's message
-                found.append(parse_prediction_id(first.subject.rpartition(".")[2]))
+            if (left := id_in_subject(first.subject)) is not None:
+                found.append(left)
             sequence = first.sequence + 1
         return found
 

@@ -5,7 +5,6 @@ A work queue admits no second consumer, so this is done by reading single messag
 
 import asyncio
 import logging
-from contextlib import suppress
 from dataclasses import dataclass
 
 from broker.messages import Messages, Stored
@@ -13,9 +12,9 @@ from broker.progress import ProgressCache
 from broker.requests import Requests
 from broker.stream import Depth, stream_depth
 from contract.errors import QueueUnavailable
-from contract.ids import PredictionId, parse_prediction_id
+from contract.ids import PredictionId
 from contract.prediction import Ticket
-from contract.queue import QueueNames
+from contract.queue import QueueNames, id_in_subject
 
 log = logging.getLogger(__name__)
 
@@ -97,8 +96,8 @@ class Lookup:
         sequence = 1
         while first := await self._messages.first_from(sequence, self._names.all_tickets):
             # By its subject: a ticket that cannot be read counts too.
-            with suppress(ValueError):
-                return parse_prediction_id(first.subject.rpartition(".")[2])
+            if (found := id_in_subject(first.subject)) is not None:
+                return found
             sequence = first.sequence + 1
         return None
 

@@ -6,7 +6,7 @@ are ours or escaped: no caller ever puts `.`, `*`, `>` or white space into a sub
 
 from dataclasses import dataclass
 
-from contract.ids import PredictionId
+from contract.ids import PredictionId, parse_prediction_id
 from contract.prediction import Priority, Ticket
 
 DEFAULT_NAMESPACE = "predictions"
@@ -73,6 +73,14 @@ class QueueNames:
     @property
     def all_dispatcher_status(self) -> str:
         return f"{self.namespace}_dispatchers.*"
+
+
+def id_in_subject(subject: str) -> PredictionId | None:
+    """The prediction whose ticket is on `subject`, readable or not; None: it is nobody's."""
+    try:
+        return parse_prediction_id(subject.rpartition(".")[2])
+    except ValueError:
+        return None
 
 
 def _escaped(name: str) -> str:
