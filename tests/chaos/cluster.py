@@ -115,6 +115,14 @@ class Cluster:
         for proxy in self._proxies.values():
             proxy.restore()
 
+    async def mend(self) -> None:
+        """Undo whatever was done to the servers."""
+        self.heal()
+        for name in self._processes:
+            self.resume(name)
+        await asyncio.gather(*(self.start(name) for name in self.nodes.keys() - self._processes))
+        await self.together()
+
     async def together(self) -> None:
         """Wait until the servers that run have a leader, which sees them and serves all clients."""
         async with asyncio.timeout(TOGETHER_S_MAX):

@@ -86,6 +86,15 @@ async def test_abandoning_a_closed_client_ends_its_tasks(
     assert task.done()
 
 
+async def test_a_closed_client_connects_no_more(nats_server: NatsAddress) -> None:
+    client = TidyClient()
+    await client.connect(nats_server.url, token=nats_server.token)
+    (server,) = client._server_pool
+    await client.close()
+    with pytest.raises(asyncio.CancelledError):
+        await client._connect_to_server(server)
+
+
 async def test_nothing_stays_in_the_buffer(nats_server: NatsAddress, namespace: str) -> None:
     client = await connected(nats_server)
     for _ in range(100):
