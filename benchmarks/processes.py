@@ -1,4 +1,4 @@
-"""What the processes that a benchmark has started cost: CPU time and memory, by what each one is."""
+"""CPU time and memory of the processes that a benchmark has started, by what each one is."""
 
 from collections import defaultdict
 

@@ -77,7 +77,7 @@ def submit_and_wait(model: str, size: int) -> Callable[[Connection, int], Awaita
     path = f"/v1/models/triton/{model}/predictions"
     request = post(path, body, "application/json", "Prefer: wait=55")
 
-    async def work(link: Connection, number: int) -> None:
+    async def work(link: Connection, _: int) -> None:
         status, body = await link.ask(request)
         answer = read_answer(body)
         assert (status, answer.status) == (201, "succeeded"), body
@@ -101,7 +101,7 @@ def submit(model: str, size: int) -> Callable[[Connection, int], Awaitable[None]
     body = json.dumps({"input": {"INPUT0": "x" * size}}).encode()
     request = post(f"/v1/models/triton/{model}/predictions", body, "application/json")
 
-    async def work(link: Connection, number: int) -> None:
+    async def work(link: Connection, _: int) -> None:
         status, body = await link.ask(request)
         assert status == 202, body
 
@@ -198,7 +198,7 @@ def main() -> int:
         return uvloop.run(
             up(
                 options,
-                tell=lambda event: sys.stderr.write(f"{event}\n"),
+                tell=lambda event: print(event, file=sys.stderr),
                 at_work=lambda running: run(arguments, running),
             )
         )
