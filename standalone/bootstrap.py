@@ -133,6 +133,14 @@ def steps() -> dict[str, Step]:
             needs=("app",),
         ),
         Step(
+            "bench",
+            "libraries of the benchmarks (.venv)",
+            (locks / "bench.lock",),
+            app / ".made-from-bench",
+            lambda log, note: install(app, locks / "bench.lock", log, note),
+            needs=("app",),
+        ),
+        Step(
             "triton",
             "NVIDIA Triton and ONNX Runtime (.venv-triton)",
             (locks / "triton.lock",),

@@ -8,5 +8,6 @@ compile() { .cache/uv/bin/uv pip compile --quiet --upgrade --universal --python-
 
 compile pyproject.toml requirements/build.in --extra standalone --output-file requirements/app.lock
 compile pyproject.toml requirements/build.in --constraint requirements/app.lock --output-file requirements/services.lock # the image
-compile pyproject.toml requirements/build.in --all-extras --constraint requirements/app.lock --output-file requirements/dev.lock
+compile pyproject.toml requirements/build.in --extra standalone --extra dev --constraint requirements/app.lock --output-file requirements/dev.lock
+compile pyproject.toml requirements/build.in --extra standalone --extra bench --constraint requirements/dev.lock --output-file requirements/bench.lock
 compile requirements/triton.in --no-deps --output-file requirements/triton.lock

@@ -18,6 +18,9 @@ COME_WITH = {
     "pydantic": "pydantic-settings",
     "triton_python_backend_utils": "nvidia-pytriton",  # these two: in the stub's environment
     "onnxruntime": "onnxruntime",
+    "celery": "celery",  # these: of the extra `bench`, which the tests do without
+    "redis": "redis",
+    "matplotlib": "matplotlib",
 }
 
 

@@ -28,6 +28,13 @@ def test_every_locked_package_has_one_version_and_hashes(name: str) -> None:
     assert not loose
 
 
+def test_the_benchmarks_measure_what_is_tested() -> None:
+    bench, dev = pins("bench.lock"), pins("dev.lock")
+    shared = bench.keys() & dev.keys()
+    assert shared >= pins("app.lock").keys()
+    assert {name: bench[name] for name in shared} == {name: dev[name] for name in shared}
+
+
 @pytest.mark.parametrize("name", ["app.lock", "services.lock"])
 def test_what_runs_is_what_is_tested_and_audited(name: str) -> None:
     assert pins(name).items() <= pins("dev.lock").items()
