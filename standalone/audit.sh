@@ -11,7 +11,7 @@ if [ ! -x $tool/bin/pip-audit ]; then
 fi
 status=0
 # The other locks are parts of dev.lock (tests/house/test_locks.py).
-for lock in requirements/dev.lock requirements/triton.lock; do
+for lock in requirements/dev.lock requirements/bench.lock requirements/triton.lock; do
     echo "== $lock"
     # `pypi` is the packages' own index; where its answers are not mirrored, `osv` may be reached.
     for service in pypi osv; do
