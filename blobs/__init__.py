@@ -3,6 +3,6 @@
 The only package that knows obstore.
 """
 
-from blobs.blobs import BLOB_BYTES_MAX, BlobMissing, Blobs
+from blobs.blobs import BLOB_BYTES_MAX, BlobMissing, Blobs, NewBlob
 
-__all__ = ["BLOB_BYTES_MAX", "BlobMissing", "Blobs"]
+__all__ = ["BLOB_BYTES_MAX", "BlobMissing", "Blobs", "NewBlob"]

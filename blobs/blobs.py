@@ -10,19 +10,20 @@ kept, and no new one can appear while a week is removed.
 
 import asyncio
 import logging
-import os
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import date
+from functools import partial
 from hashlib import sha256 as digest
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import obstore
 from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import ObjectStore
 
+from blobs.disk import Disk
 from blobs.location import local_folder, local_store, remote_store
 from contract.errors import BlobsUnavailable, ServiceError
 from contract.ids import PredictionId, week_of
@@ -46,6 +47,12 @@ class BlobMissing(ServiceError):
     code: ClassVar[str] = "blob_missing"
 
 
+class NewBlob(NamedTuple):
+    prediction_id: PredictionId  # says in which week the blob expires
+    content: bytes  # at most BLOB_BYTES_MAX
+    sha256: str  # of `content`, in lower-case hex; the caller's word is taken for it
+
+
 class Blobs:
     """A store of blobs, at `<week>/<first two digits>/<sha256>`. Safe to share between processes.
 
@@ -55,7 +62,7 @@ class Blobs:
     def __init__(self, store: ObjectStore, folder: Path | None) -> None:
         self._store = store
         self._folder = folder  # None: the store is remote
-        self._known_folders: set[Path] = set()  # whose own entries are on disk
+        self._disk = None if folder is None else Disk(folder)
 
     @classmethod
     def open(cls, url: str) -> "Blobs":
@@ -70,28 +77,37 @@ class Blobs:
         return cls(remote_store(url) if folder is None else local_store(folder), folder)
 
     async def put(self, prediction_id: PredictionId, content: bytes, sha256: str) -> None:
-        """Store a blob. Once this returns it is there whole, and outlives a power failure.
+        """Store a blob, as `puts` does."""
+        for store in self.puts([NewBlob(prediction_id, content, sha256)]):
+            await store()
 
-        Always writes, even over a blob of the same name. To look first would cost every new blob
-        a request, would leave a damaged one damaged, and could rely on one that is about to be
-        removed for its age.
+    def puts(self, blobs: Sequence[NewBlob]) -> list[Callable[[], Awaitable[None]]]:
+        """What is to be done to store these, each part of it as often as it takes.
 
-        Args:
-            prediction_id: says in which week the blob expires.
-            content: at most BLOB_BYTES_MAX.
-            sha256: of `content`, in lower-case hex; the caller's word is taken for it.
+        Once a part has returned, its blobs are there whole, and outlive a power failure. In a
+        folder all share the way to the disk, so there is one part; in a bucket each goes by itself.
 
-        Raises:
-            BlobsUnavailable: not stored, as far as we know.
+        A bucket is always written to, even over a blob of the same name: to look first would cost
+        every new blob a request, would leave a damaged one damaged, and could rely on one that is
+        about to be removed for its age.
+
+        Each part raises BlobsUnavailable: not stored, as far as we know.
         """
-        assert len(content) <= BLOB_BYTES_MAX
-        path = _path(prediction_id, sha256)
+        assert all(len(each.content) <= BLOB_BYTES_MAX for each in blobs)
+        named = [(_path(each.prediction_id, each.sha256), each.content) for each in blobs]
+        if self._disk is None:
+            return [partial(self._put, path, content) for path, content in named]
+        return [partial(self._write, self._disk, named)] if named else []
+
+    async def _put(self, path: str, content: bytes) -> None:
         with _errors("put"):
             async with asyncio.timeout(CALL_S_MAX):
-                if self._folder is None:
-                    await obstore.put_async(self._store, path, content, use_multipart=False)
-                else:
-                    await asyncio.to_thread(self._put_on_disk, self._folder / path, content)
+                await obstore.put_async(self._store, path, content, use_multipart=False)
+
+    async def _write(self, disk: Disk, named: Sequence[tuple[str, bytes]]) -> None:
+        with _errors("put"):
+            async with asyncio.timeout(CALL_S_MAX):
+                await asyncio.to_thread(disk.write, named)
 
     async def get(self, prediction_id: PredictionId, sha256: str) -> bytes:
         """Fetch a blob of a prediction.
@@ -166,8 +182,10 @@ class Blobs:
             BlobsUnavailable: some are left, as far as we know.
         """
         with _errors("remove"):
-            if self._folder is not None:
-                return await asyncio.to_thread(self._remove_on_disk, self._folder / _name(week))
+            if self._folder is not None and self._disk is not None:
+                folder = self._folder / _name(week)
+                self._disk.forget(folder)
+                return await asyncio.to_thread(_remove_on_disk, folder)
             removed = 0
             listing = obstore.list(self._store, _name(week), chunk_size=_REMOVED_AT_ONCE)
             async for listed in listing:
@@ -175,33 +193,6 @@ class Blobs:
                     await obstore.delete_async(self._store, [each["path"] for each in listed])
                 removed += len(listed)
             return removed
-
-    def _put_on_disk(self, path: Path, content: bytes) -> None:
-        """Write a file, and make the disk keep it: obstore renames it into place but never syncs.
-
-        In one thread from beginning to end, which costs less than obstore's own hand-over.
-        """
-        assert self._folder is not None
-        name = path.relative_to(self._folder).as_posix()
-        obstore.put(self._store, name, content, use_multipart=False)
-        _sync(path)
-        _sync(path.parent)
-        if path.parent not in self._known_folders:
-            _sync(path.parent.parent)  # the week's folder
-            _sync(self._folder)
-            self._known_folders.add(path.parent)
-
-    def _remove_on_disk(self, week: Path) -> int:
-        self._known_folders = {each for each in self._known_folders if each.parent != week}
-        removed = 0
-        for folder in _entries(week):
-            for blob in _entries(folder):
-                with suppress(FileNotFoundError):  # somebody else removes the same week
-                    blob.unlink()
-                    removed += _SHA256.fullmatch(blob.name) is not None
-            _remove_folder(folder)
-        _remove_folder(week)
-        return removed
 
 
 def _path(prediction_id: PredictionId, sha256: str) -> str:
@@ -238,6 +229,19 @@ def _entries(folder: Path) -> list[Path]:
         return []
 
 
+def _remove_on_disk(week: Path) -> int:
+    """Remove a week's folder; returns how many blobs were in it."""
+    removed = 0
+    for folder in _entries(week):
+        for blob in _entries(folder):
+            with suppress(FileNotFoundError):  # somebody else removes the same week
+                blob.unlink()
+                removed += _SHA256.fullmatch(blob.name) is not None
+        _remove_folder(folder)
+    _remove_folder(week)
+    return removed
+
+
 def _remove_folder(folder: Path) -> None:
     with suppress(FileNotFoundError):
         folder.rmdir()
@@ -247,14 +251,6 @@ async def _sha256(content: bytes) -> str:
     if len(content) <= _HASHED_IN_LOOP_BYTES_MAX:
         return digest(content).hexdigest()
     return await asyncio.to_thread(lambda: digest(content).hexdigest())
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

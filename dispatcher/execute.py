@@ -1,5 +1,8 @@
 """The order of effects: look up, begin, encode, infer, keep, record, announce, ack. Only here.
 
+What keeping costs is waiting for a disk, so inputs that will be kept however they end are kept
+while Triton infers.
+
 The outcome is in the ledger before its ticket leaves the queue, so a crash between any two steps
 repeats work and loses none. The ledger keeps the first outcome of a prediction, so a repeat
 changes nothing; and only the outcome it kept is announced.
@@ -10,15 +13,15 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from contextlib import ExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
-from blobs import Blobs
+from blobs import Blobs, NewBlob
 from broker import Broker, Delivery
 from contract.catalog import Lane, Model
 from contract.errors import InferenceError, InvalidInput, ServiceError, UnknownModel
@@ -108,17 +111,18 @@ class Executor:
         began_at_ms = self._parts.now_ms()
         rows = [Row(delivery, delivery.ticket, began_at_ms) for delivery in batch.rows]
         suspects: list[Row] = []
-        try:
+        with ExitStack() as place:
+            place.callback(inferred)
             rows, suspects = await self._looked_up(rows, alone=turn is not None)
             self._refuse(_open(rows))
             await self._attempts.begin(_open(rows), began_at_ms)
             await self._encode(_open(rows))
-            await self._infer(batch.lane, _open(rows), turn)
-        finally:
-            inferred()
+            async with _meanwhile(self._keep_all(rows)):
+                await self._infer(batch.lane, _open(rows), turn)
+                place.close()
         await self._attempts.count_failed(rows)
         ended = [row for row in rows if row.outcome is not None]
-        await self._keep_inputs(ended)
+        await self._keep_failed(ended)
         recorded = await self._record(ended)
         await self._parts.broker.announce(recorded)
         for row in rows:
@@ -222,20 +226,34 @@ class Executor:
         self._waiting.add(now_s + row.retry_in_s)
         self._meters.retried(error)
 
-    async def _keep_inputs(self, rows: Iterable[Row]) -> None:
+    def _keep_all(self, rows: Iterable[Row]) -> Coroutine[Any, Any, None] | None:
+        """What keeps the inputs of all that may end now, if the policy says so.
+
+        Those that are tried again later, or withdrawn meanwhile, leave blobs that expire in time.
+        """
+        if self._limits.keep_inputs != "all":
+            return None
+        return self._keep_inputs(row for row in rows if row.is_open or row.outcome is not None)
+
+    async def _keep_failed(self, ended: Iterable[Row]) -> None:
+        if self._limits.keep_inputs != "failed":
+            return
+        if keeping := self._keep_inputs(row for row in ended if _has_failed(row)):
+            await keeping
+
+    def _keep_inputs(self, rows: Iterable[Row]) -> Coroutine[Any, Any, None] | None:
         """Put the files that came inside their tickets where readers find them afterwards."""
-        policy = self._limits.keep_inputs
-        puts = [
-            self._parts.blobs_outage.ride_out(
-                partial(self._parts.blobs.put, row.ticket.id, file.content, file.sha256)
-            )
+        new = [
+            NewBlob(row.ticket.id, file.content, file.sha256)
             for row in rows
-            if policy == "all" or (policy == "failed" and _has_failed(row))
             for file in row.ticket.files.values()
             if file.content is not None
         ]
-        if puts:
-            await asyncio.gather(*puts)
+        return self._put(new) if new else None
+
+    async def _put(self, new: Sequence[NewBlob]) -> None:
+        ride_out = self._parts.blobs_outage.ride_out
+        await asyncio.gather(*(ride_out(put) for put in self._parts.blobs.puts(new)))
 
     async def _record(self, rows: Sequence[Row]) -> list[Outcome]:
         """Record every row's outcome; return those that the ledger had none for before."""
@@ -301,6 +319,20 @@ class _Meters:
 
     def retried(self, error: ServiceError) -> None:
         metrics.RETRIES.labels(self._model, error.code).inc()
+
+
+@asynccontextmanager
+async def _meanwhile(work: Coroutine[Any, Any, None] | None) -> AsyncIterator[None]:
+    """Do `work` beside the body, and leave once both are done. A body that fails takes it along."""
+    if work is None:
+        yield
+        return
+    task = asyncio.create_task(work)
+    try:
+        yield
+        await task
+    finally:
+        task.cancel()
 
 
 def _open(rows: Iterable[Row]) -> list[Row]:

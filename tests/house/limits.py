@@ -125,6 +125,11 @@ TABLE: dict[str, tuple[Row, ...]] = {
         ("gateway.follow.IDS_PER_QUESTION_MAX", "waiters looked up at once", "the next question"),
         ("blobs.blobs.BLOB_BYTES_MAX", "a blob", "an error"),
         ("blobs.blobs.CALL_S_MAX", "a put or get", "503"),
+        (
+            "blobs.disk.UNWRITTEN_BYTES_MAX",
+            "files unwritten by anybody when a batch of blobs is synced as one",
+            "each blob by itself",
+        ),
         ("blobs.location.CONNECT_S_MAX", "connecting to a bucket", "tried again"),
         ("blobs.location.REQUEST_S_MAX", "a request to it", "tried again"),
         ("blobs.location.RETRIES_MAX", "those tries", "503"),

@@ -1,6 +1,7 @@
 """Blobs in a local folder."""
 
 import asyncio
+import errno
 import hashlib
 import os
 import resource
@@ -14,13 +15,14 @@ import obstore
 import pytest
 from obstore.store import LocalStore
 
-from blobs import BlobMissing, Blobs
+from blobs import BlobMissing, Blobs, NewBlob, disk
 from contract.errors import BlobsUnavailable
 from contract.ids import PredictionId, accepted_at_ms, week_of
 from tests.ended import new_id
 
 ID = new_id()
 WEEK = week_of(ID)
+MEMORY_BYTES = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 WEEK_MS = 7 * 24 * 3600 * 1000
 
 
@@ -104,9 +106,9 @@ async def test_a_damaged_blob_is_missing_until_it_is_put_again(
     assert await blobs.get(ID, sha256) == content
 
 
-async def test_a_blob_and_the_way_to_it_are_on_the_disk_when_put_returns(
-    blobs: Blobs, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """What was made durable by itself, in this order; the disk does as if it knew no other way."""
     synced: list[Path] = []
     really_sync = os.fsync
 
@@ -115,6 +117,14 @@ async def test_a_blob_and_the_way_to_it_are_on_the_disk_when_put_returns(
         really_sync(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr("blobs.disk._SYNCED_WHOLE", {})
+    return synced
+
+
+async def test_a_blob_and_the_way_to_it_are_on_the_disk_when_put_returns(
+    synced: list[Path], folder: Path
+) -> None:
+    blobs = Blobs.open(folder.as_uri())
     content, sha256 = named(b"accepted")
     path = path_of(folder, sha256)
 
@@ -123,6 +133,127 @@ async def test_a_blob_and_the_way_to_it_are_on_the_disk_when_put_returns(
 
     await blobs.put(ID, content, sha256)  # whoever put it first may not have got as far as the sync
     assert synced[4:] == [path, path.parent]
+
+
+async def put_together(blobs: Blobs, *several: tuple[bytes, str]) -> int:
+    """Put blobs in as few calls as it takes; returns their number."""
+    puts = blobs.puts([NewBlob(ID, *each) for each in several])
+    for put in puts:
+        await put()
+    return len(puts)
+
+
+@pytest.fixture
+def whole_syncs(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """For each sync of the whole file system the blobs that were in place by then."""
+    seen: list[list[str]] = []
+    really_sync = disk._sync_all
+
+    def sync_all(descriptor: int) -> None:
+        folder = Path(f"/proc/self/fd/{descriptor}").readlink()
+        seen.append(sorted(path.name for path in folder.glob("*/*/*")))
+        really_sync(descriptor)
+
+    monkeypatch.setattr(disk, "_sync_all", sync_all)
+    monkeypatch.setattr(disk, "_unwritten_bytes", lambda: 0)
+    return seen
+
+
+async def test_blobs_put_together_share_one_sync_that_comes_after_all_of_them(
+    whole_syncs: list[list[str]], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "_SYNCED_WHOLE", {disk._kind_of(folder.parent): "this one"})
+    blobs = Blobs.open(folder.as_uri())
+    several = [named(b"%d" % number) for number in range(20)]
+
+    assert await put_together(blobs, *several) == 1
+
+    assert whole_syncs == [sorted(sha256 for _, sha256 in several)]
+    for content, sha256 in several:
+        assert await blobs.get(ID, sha256) == content
+
+
+async def test_nobody_waits_for_what_others_have_left_unwritten(
+    synced: list[Path], whole_syncs: list[list[str]], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "_SYNCED_WHOLE", {disk._kind_of(folder.parent): "this one"})
+    monkeypatch.setattr(disk, "_unwritten_bytes", lambda: disk.UNWRITTEN_BYTES_MAX + 1)
+    blobs = Blobs.open(folder.as_uri())
+    several = [named(b"%d" % number) for number in range(3)]
+
+    await put_together(blobs, *several)
+
+    assert whole_syncs == []
+    assert {path_of(folder, sha256) for _, sha256 in several} < set(synced)
+
+
+async def test_what_cannot_be_made_durable_is_not_stored_as_far_as_we_know(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "_SYNCED_WHOLE", {disk._kind_of(folder.parent): "this one"})
+    monkeypatch.setattr(disk, "_unwritten_bytes", lambda: 0)
+    blobs = Blobs.open(folder.as_uri())
+    monkeypatch.setattr(disk._LIBC, "syncfs", lambda _: -1)
+
+    with pytest.raises(BlobsUnavailable):
+        await blobs.put(ID, *named(b"lost"))
+
+
+def test_only_file_systems_known_to_keep_the_promise_are_synced_as_a_whole() -> None:
+    assert disk._kind_of(Path("/proc")) not in disk._SYNCED_WHOLE
+    assert disk._kind_of(Path("/no such folder")) not in disk._SYNCED_WHOLE
+
+
+def test_it_is_seen_how_much_is_unwritten(tmp_path: Path) -> None:
+    (tmp_path / "dirt").write_bytes(bytes(1_000_000))
+    assert 0 < disk._unwritten_bytes() <= MEMORY_BYTES
+
+
+async def test_a_good_blob_is_never_replaced(blobs: Blobs, folder: Path) -> None:
+    """The new one would be torn after a power failure, where it came before the sync."""
+    content, sha256 = named(os.urandom(50_000))
+    await blobs.put(ID, content, sha256)
+    first = path_of(folder, sha256).stat().st_ino
+
+    await asyncio.gather(*[blobs.put(ID, content, sha256) for _ in range(8)])
+
+    assert path_of(folder, sha256).stat().st_ino == first
+    assert [each.name for each in path_of(folder, sha256).parent.iterdir()] == [sha256]
+
+
+async def test_who_finds_a_good_blob_right_after_writing_its_own_leaves_it(
+    blobs: Blobs, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content, sha256 = named(os.urandom(50_000))
+    other, write = Blobs.open(folder.as_uri()), disk._write
+    inodes: list[int] = []
+
+    def written_by_two(path: Path, written: bytes) -> None:
+        monkeypatch.setattr(disk, "_write", write)
+        asyncio.run(other.put(ID, content, sha256))
+        inodes.append(path_of(folder, sha256).stat().st_ino)
+        write(path, written)
+
+    monkeypatch.setattr(disk, "_write", written_by_two)
+    await blobs.put(ID, content, sha256)
+
+    assert [path_of(folder, sha256).stat().st_ino] == inodes
+    assert [each.name for each in path_of(folder, sha256).parent.iterdir()] == [sha256]
+
+
+async def test_a_folder_without_links_takes_blobs(
+    blobs: Blobs, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def link(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", link)
+    content, sha256 = named(b"on a stick")
+
+    await blobs.put(ID, content, sha256)
+
+    assert await blobs.get(ID, sha256) == content
+    assert [each.name for each in path_of(folder, sha256).parent.iterdir()] == [sha256]
 
 
 async def test_a_disk_that_takes_no_more_leaves_no_half_blob(
@@ -252,13 +383,13 @@ async def test_a_store_that_refuses_to_delete_what_is_gone_is_asked_again_later(
 
 
 async def test_a_week_that_was_removed_takes_blobs_again_and_syncs_all_the_way(
-    blobs: Blobs, folder: Path, monkeypatch: pytest.MonkeyPatch
+    synced: list[Path], folder: Path
 ) -> None:
+    blobs = Blobs.open(folder.as_uri())
     content, sha256 = named(b"late")
     await blobs.put(ID, content, sha256)
     await blobs.remove_week(WEEK)
-    synced: list[Path] = []
-    monkeypatch.setattr("blobs.blobs._sync", synced.append)
+    synced.clear()
 
     await blobs.put(ID, content, sha256)
 
