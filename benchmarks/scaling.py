@@ -8,8 +8,8 @@ are measured. CPU-ms are of all servers together, for each prediction. Cells are
 each figure is the median of the rounds.
 
 * load: submit and wait, by 1 to 256 callers at once;
-* backlog: with 0 to 100,000 predictions queued, what one more submit costs while no dispatcher
-  runs, and then what each costs to be run;
+* backlog: what a submit costs with 0 to 100,000 predictions queued, while no dispatcher runs; and
+  what each costs to be run after that;
 * processes: one gateway against two, one dispatcher against two.
 """
 
@@ -36,7 +36,9 @@ SIZE = 1_000  # bytes of an input
 AT_ONCE = (1, 8, 64, 256)
 BACKLOGS = (0, 10_000, 100_000)
 SUBMITTERS, WAITERS = 64, 128
-WAITED, SUBMITTED, DRAINED = 8_000, 8_000, 10_000  # predictions of one cell, at scale 1
+WAITED, SUBMITTED = 8_000, 8_000  # predictions of one cell, at scale 1
+# Of these, so many are run and measured. They leave the queue by the batch, a thousand at a time.
+DRAINED = 20_000
 SETTLE_S = 0.05
 EMPTY_S_MAX = 300.0
 FIRST_SHARE = 10  # of what is drained, the first tenth warms the dispatcher
@@ -86,32 +88,36 @@ async def drain(broker: Broker, count: int) -> Figures:
     queued = (await broker.depth()).tickets
     first = await until_at_most(broker, queued - count // FIRST_SHARE)
     meter = Meter()
-    last = await until_at_most(broker, queued - count)
+    last = await until_at_most(broker, max(0, queued - count))
     return meter.figures(first - last)
 
 
 async def with_backlog(site: Pieces, broker: Broker, backlog: int, scale: float) -> list[Figures]:
     """The cost of a submit on top of a backlog, and of running what is queued."""
     await site.stop("dispatcher")
-    count = int(SUBMITTED * scale)
     send = submit(MODEL, SIZE)
-    async with connections(site.port, SUBMITTERS) as links:
-        missing = backlog - (await broker.depth()).tickets
-        if missing > 0:
-            await closed_loop(links, missing, send)
-    submitting = await load([site.port], SUBMITTERS, count, send)
+    await filled(site, broker, backlog)
+    submitting = await load([site.port], SUBMITTERS, int(SUBMITTED * scale), send)
+    await filled(site, broker, int(DRAINED * scale))
     await site.start("dispatcher")
-    running = await drain(broker, min(int(DRAINED * scale), (await broker.depth()).tickets))
+    running = await drain(broker, int(0.8 * DRAINED * scale))
     return [submitting, running]
+
+
+async def filled(site: Pieces, broker: Broker, tickets: int) -> None:
+    """Submit until so many are queued; no dispatcher runs."""
+    missing = tickets - (await broker.depth()).tickets
+    if missing > 0:
+        async with connections(site.port, SUBMITTERS) as links:
+            await closed_loop(links, missing, submit(MODEL, SIZE))
 
 
 async def dispatchers(site: Pieces, broker: Broker, names: Sequence[str], count: int) -> Figures:
     """How fast so many dispatchers run what is queued."""
     await site.stop("dispatcher")
-    async with connections(site.port, SUBMITTERS) as links:
-        await closed_loop(links, count, submit(MODEL, SIZE))
+    await filled(site, broker, count)
     await asyncio.gather(*(site.start(name) for name in names))
-    figures = await drain(broker, int(0.9 * count))
+    figures = await drain(broker, int(0.8 * count))
     await until_at_most(broker, 0)
     for name in names:
         if name != "dispatcher":
@@ -138,14 +144,15 @@ async def one_round(site: Pieces, broker: Broker, scale: float) -> dict[tuple[st
     tell("gateways")
     for names in (("dispatcher",), ("dispatcher", "dispatcher-2")):
         name = f"{('one dispatcher', 'two dispatchers')[len(names) - 1]}, draining"
-        cell = await dispatchers(site, broker, names, int(2 * DRAINED * scale))
+        cell = await dispatchers(site, broker, names, int(DRAINED * scale))
         measured["processes", name] = cell
     tell("dispatchers")
     for backlog in BACKLOGS:
         wanted = int(backlog * scale)
         submitting, running = await with_backlog(site, broker, wanted, scale)
         measured["backlog", f"{wanted:,} queued, submit"] = submitting
-        measured["backlog", f"{wanted:,} queued, run"] = running
+        queued = max(wanted + int(SUBMITTED * scale), int(DRAINED * scale))
+        measured["backlog", f"{queued:,} queued, run"] = running
         tell(f"{wanted:,} queued")
     await until_at_most(broker, 0)
     return measured
