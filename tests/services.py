@@ -8,9 +8,11 @@ import asyncio
 import contextlib
 import os
 import random
+import re
 import signal
 import socket
 import time
+import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -161,3 +163,21 @@ def triton(
 def built_models(repository: Path) -> tuple[str, ...]:
     """The models whose weights are there."""
     return tuple(sorted({path.parts[-3] for path in repository.glob("*/[1-9]*/model.onnx")}))
+
+
+async def pending(server: Triton, model: str) -> int:
+    """How many requests wait in Triton for `model`."""
+    pattern = rf'nv_inference_pending_request_count{{model="{model}",[^}}]*}} ([0-9]+)'
+    found = re.search(pattern, await fetch(server.metrics_url))
+    assert found is not None
+    return int(found[1])
+
+
+async def fetch(url: str) -> str:
+    """The body of what is there."""
+
+    def read() -> str:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return bytes(answer.read()).decode()
+
+    return await asyncio.to_thread(read)

@@ -162,6 +162,29 @@ async def test_a_process_that_somebody_ended_during_an_execution_is_given_the_in
     assert time.monotonic() - started_s > EXECUTION_S_MAX
 
 
+async def test_an_input_that_was_given_up_behind_a_slow_one_is_not_run(
+    process: tuple[standalone_triton.Triton, Process], triton: Triton, worker: psutil.Process
+) -> None:
+    slow = asyncio.create_task(negate(triton, HANGS))
+
+    async def is_busy() -> bool:
+        return worker.cpu_percent() > 50.0
+
+    await until(is_busy)
+    given_up = asyncio.create_task(negate(triton, CRASHES))
+
+    async def is_there() -> bool:
+        return await services.pending(process[0], "poisonous") > 0
+
+    await until(is_there)
+    given_up.cancel()
+    with pytest.raises(BatchFailed, match="overran"):
+        await slow
+    replaced = worker_of(process[1].pid)
+    assert await negate(triton, 1) == [-1]
+    assert worker_of(process[1].pid) == replaced
+
+
 async def test_a_process_does_not_outlive_its_stub(tmp_path: Path, repository: Path) -> None:
     """Not even one that is busy, and hears nobody."""
     server = services.triton(tmp_path, repository, ("poisonous",))

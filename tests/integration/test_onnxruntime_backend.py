@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import re
-import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -146,6 +144,51 @@ def write_tuned(repository: Path) -> None:
     write_config(repository / "tuned", "\n".join(lines) + onnx_models.ADDER_TENSORS)
 
 
+def write_sliced(repository: Path) -> None:
+    """x int64[n, 1] -> together int64[n, 1], how many rows ran in one run; and copies of x.
+
+    `copies` has a row of x once if it is above 0 and once more if it is above 1.
+    """
+    numbers = {"zero": 0, "one": 1, "minus_one": -1}
+    write_onnx(
+        repository / "sliced" / "1" / "model.onnx",
+        [
+            helper.make_node("Shape", ["x"], ["rows"], end=1),
+            helper.make_node("Mul", ["x", "zero"], ["zeros"]),
+            helper.make_node("Add", ["zeros", "rows"], ["together"]),
+            helper.make_node("Identity", ["text"], ["echo"]),
+            *(
+                node
+                for bound in ("zero", "one")
+                for node in (
+                    helper.make_node("Greater", ["x", bound], [f"{bound}_is"]),
+                    helper.make_node("Reshape", [f"{bound}_is", "minus_one"], [f"{bound}_flat"]),
+                    helper.make_node("Compress", ["x", f"{bound}_flat"], [f"{bound}_x"], axis=0),
+                )
+            ),
+            helper.make_node("Concat", ["zero_x", "one_x"], ["copies"], axis=0),
+        ],
+        [tensor("x", TensorProto.INT64, ["n", 1]), tensor("text", TensorProto.STRING, ["n", 1])],
+        [
+            tensor("together", TensorProto.INT64, ["n", 1]),
+            tensor("copies", TensorProto.INT64, ["m", 1]),
+            tensor("echo", TensorProto.STRING, ["n", 1]),
+        ],
+        [helper.make_tensor(k, TensorProto.INT64, [1], [v]) for k, v in numbers.items()],
+    )
+    write_config(
+        repository / "sliced",
+        """
+        input [ { name: "x" data_type: TYPE_INT64 dims: [ 1 ] },
+                { name: "text" data_type: TYPE_STRING dims: [ 1 ] } ]
+        output [ { name: "together" data_type: TYPE_INT64 dims: [ 1 ] },
+                 { name: "copies" data_type: TYPE_INT64 dims: [ 1 ] },
+                 { name: "echo" data_type: TYPE_STRING dims: [ 1 ] } ]
+        """
+        + onnx_models.parameter("rows_at_once", "3"),
+    )
+
+
 def write_broken(repository: Path) -> dict[str, str]:
     """Models that must not load, and what the reason must contain."""
 
@@ -159,6 +202,10 @@ def write_broken(repository: Path) -> dict[str, str]:
     adder("wrong_dims", tensors.replace("[ 2 ]", "[ 3 ]", 1))
     adder("wrong_batching", tensors, max_batch_size=0)
     adder("ragged", tensors.replace("dims", "allow_ragged_batch: true dims", 1))
+    sliced = onnx_models.parameter("rows_at_once", "2")
+    adder("sliced_unbatched", tensors.replace("[ 2 ]", "[ -1, 2 ]") + sliced, max_batch_size=0)
+    adder("sliced_dynamic", "[ -1 ]".join(tensors.rsplit("[ 2 ]", 1)) + sliced)
+    adder("sliced_by_nothing", tensors + sliced.replace('"2"', '"two"'))
     adder("forgotten", tensors)
     write_onnx(
         repository / "forgotten" / "1" / "model.onnx",
@@ -180,6 +227,9 @@ def write_broken(repository: Path) -> dict[str, str]:
         "wrong_dims": "input 'x' has dims [3] in config.pbtxt and [2] in the model",
         "wrong_batching": "input 'x' has dims [2] in config.pbtxt and [-1, 2] in the model",
         "ragged": "ragged",
+        "sliced_unbatched": "rows_at_once needs rows: max_batch_size above 0",
+        "sliced_dynamic": "rows_at_once needs outputs of a fixed size, without -1",
+        "sliced_by_nothing": "rows_at_once is a whole number, not 'two'",
         "forgotten": "the model needs input 'bias' too",
         "no_onnx": "model.onnx",
         "no_config": "config.pbtxt",
@@ -198,7 +248,8 @@ async def server(
     write_unbatched(repository)
     write_scalars(repository)
     write_tuned(repository)
-    models = ("types", "picker", "versions", "unbatched", "scalars", "tuned")
+    write_sliced(repository)
+    models = ("types", "picker", "versions", "unbatched", "scalars", "tuned", "sliced")
     server = services.triton(tmp_path_factory.mktemp("triton"), repository, models)
     async with services.running_triton(server):
         assert await server.unready_models() == {}
@@ -273,7 +324,7 @@ async def test_a_request_that_its_sender_gave_up_does_not_disturb_its_batch(
 ) -> None:
     given_up = asyncio.create_task(pick(triton, 1))
     async with asyncio.timeout(TIMEOUT_S):
-        while await pending(server, "picker") == 0:
+        while await services.pending(server, "picker") == 0:
             await asyncio.sleep(0.01)
     given_up.cancel()
     others = await asyncio.gather(*(pick(triton, index) for index in (0, 2, 1, 0)))
@@ -314,6 +365,34 @@ async def test_the_options_of_the_container_s_backend_are_understood(triton: Tri
     inputs = {"x": np.zeros((8, 2), np.float32)}
     answer = await triton.infer(Lane("tuned", 1), inputs, ["y"], timeout_s=TIMEOUT_S)
     assert answer["y"].tolist() == [[1.0, 1.0]] * 8
+
+
+async def slices(triton: Triton, *x: int, outputs: tuple[str, ...]) -> list[list[Any]]:
+    sent = {
+        "x": np.array(x, np.int64).reshape(-1, 1),
+        "text": np.array([[str(each).encode()] for each in x], np.object_),
+    }
+    answer = await triton.infer(Lane("sliced", 1), sent, outputs, timeout_s=TIMEOUT_S)
+    return [answer[name].ravel().tolist() for name in outputs]
+
+
+@pytest.mark.parametrize(
+    ("rows", "together"),
+    [(1, [1]), (3, [3] * 3), (4, [3, 3, 3, 1]), (8, [3, 3, 3, 3, 3, 3, 2, 2])],
+)
+async def test_rows_that_run_a_few_at_a_time_come_back_together_and_in_order(
+    triton: Triton, rows: int, together: list[int]
+) -> None:
+    x = range(1, rows + 1)
+    echo = [str(each).encode() for each in x]
+    assert await slices(triton, *x, outputs=("together", "echo")) == [together, echo]
+
+
+async def test_a_row_lost_in_one_slice_is_not_made_up_for_by_one_too_many_in_the_next(
+    triton: Triton,
+) -> None:
+    with pytest.raises(BatchFailed, match=r"output 'copies' has shape \(2, 1\) for a batch of 3"):
+        await slices(triton, 1, 1, 0, 1, 1, 2, outputs=("copies",))
 
 
 async def test_a_config_that_contradicts_its_model_is_refused_with_the_contradiction(
@@ -358,7 +437,7 @@ async def counted(
     """Append in how many batches `model` ran the `rows` of the block."""
 
     async def counts() -> tuple[int, int]:
-        text = await fetch(f"{server.http_url}/v2/models/{model}/stats")
+        text = await services.fetch(f"{server.http_url}/v2/models/{model}/stats")
         stats = json.loads(text)["model_stats"][0]
         return int(stats["inference_count"]), int(stats["execution_count"])
 
@@ -369,19 +448,3 @@ async def counted(
         while (now := await counts())[0] < rows_before + rows:
             await asyncio.sleep(0.01)
     executions.append(now[1] - executions_before)
-
-
-async def pending(server: standalone_triton.Triton, model: str) -> int:
-    """How many requests wait in Triton for `model`."""
-    pattern = rf'nv_inference_pending_request_count{{model="{model}",[^}}]*}} ([0-9]+)'
-    found = re.search(pattern, await fetch(server.metrics_url))
-    assert found is not None
-    return int(found[1])
-
-
-async def fetch(url: str) -> str:
-    def read() -> str:
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            return bytes(answer.read()).decode()
-
-    return await asyncio.to_thread(read)

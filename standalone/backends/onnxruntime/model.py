@@ -10,14 +10,15 @@ as UTF-8 text only), reshape, optional inputs, dynamic batching, instance groups
 `default_model_filename`, the optimization level, and these parameters: intra_op_thread_count,
 inter_op_thread_count, execution_mode, enable_mem_arena, enable_mem_pattern,
 memory.enable_memory_arena_shrinkage, session.*. It ignores execution accelerators, and refuses
-ragged batches and sequence batching. Two parameters are its own, and the C++ backend ignores them:
-execution_s_max (10), after which an execution is ended, and memory_bytes_max (no limit), beyond
-which an allocation of the model fails.
+ragged batches and sequence batching. Three parameters are its own, which the C++ backend ignores:
+execution_s_max (10), after which an execution is ended; memory_bytes_max (no limit), beyond which
+an allocation of the model fails; and rows_at_once (all), how many rows of a batch run together.
 
 Source of the contract: github.com/triton-inference-server/onnxruntime_backend, README.
 """
 
 import json
+import time
 from collections import defaultdict
 from pathlib import Path
 
@@ -51,6 +52,8 @@ EXECUTION_S_MAX = 10.0  # a third of the dispatcher's patience: two that hang, o
 # How often an input may bring the process down, alone, before it is taken for the cause: others
 # end processes too, a person or the kernel that is short of memory.
 DOWNFALLS_MAX = 3
+
+CANCELLED_S_MIN = 1.0  # nobody gives a request up sooner
 
 
 class TritonPythonModel:
@@ -87,12 +90,14 @@ class TritonPythonModel:
             "folder": str(folder),
             "config": config,
             "device": _device(args),
-            "memory_bytes_max": _memory_bytes_max(config),
+            "memory_bytes_max": _whole_number(config, "memory_bytes_max"),
+            "rows_at_once": _rows_at_once(config),
         }
         self._process = OnnxProcess(settings, _execution_s_max(config))
         self._batches = config["max_batch_size"] > 0
         self._inputs = [tensor["name"] for tensor in config["input"]]
         self._outputs = [tensor["name"] for tensor in config["output"]]
+        self._last_took_s = 0.0
         self._texts = {
             tensor["name"]
             for tensor in config["input"] + config["output"]
@@ -110,6 +115,7 @@ class TritonPythonModel:
 
     def execute(self, requests):
         """Answer each request; those that fit together run as one batch."""
+        began_s = time.monotonic()
         responses = [None] * len(requests)
         groups = defaultdict(list)
         for index, request in enumerate(requests):
@@ -125,6 +131,7 @@ class TritonPythonModel:
         for group in groups.values():
             for index, response in self._answer(group, requests):
                 responses[index] = response
+        self._last_took_s = time.monotonic() - began_s
         return responses
 
     def finalize(self):
@@ -132,7 +139,9 @@ class TritonPythonModel:
 
     def _read(self, request):
         """The arrays of one request, by input; they are views, valid during `execute`."""
-        if request.is_cancelled():
+        # A question to Triton and back, which adds a fifth to the time of a small request. Triton
+        # itself drops what is given up in its queue; this one was out of it for one execution.
+        if self._last_took_s > CANCELLED_S_MIN and request.is_cancelled():
             raise _Refused("the request was cancelled", pb.TritonError.CANCELLED)
         feeds = {}
         for name in self._inputs:
@@ -300,11 +309,25 @@ def _execution_s_max(config):
     return seconds
 
 
-def _memory_bytes_max(config):
-    text = _parameter(config, "memory_bytes_max") or "0"
+def _whole_number(config, key):
+    text = _parameter(config, key) or "0"
     if not text.isdecimal():
-        raise pb.TritonModelException(f"memory_bytes_max is a number of bytes, not '{text}'")
+        raise pb.TritonModelException(f"{key} is a whole number, not '{text}'")
     return int(text)
+
+
+def _rows_at_once(config):
+    """How many rows to run together; 0 for all of a batch.
+
+    On a CPU a few rows may be cheaper each than many: what flows from layer to layer must fit into
+    the caches. What the rows are asked for must not depend on the others, though.
+    """
+    rows = _whole_number(config, "rows_at_once")
+    if rows and not config["max_batch_size"]:
+        raise pb.TritonModelException("rows_at_once needs rows: max_batch_size above 0")
+    if rows and any(-1 in tensor["dims"] for tensor in config["output"]):
+        raise pb.TritonModelException("rows_at_once needs outputs of a fixed size, without -1")
+    return rows
 
 
 def _device(args):

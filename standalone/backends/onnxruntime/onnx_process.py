@@ -14,10 +14,10 @@ import subprocess
 import sys
 import time
 from collections import deque, namedtuple
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
+from messages import Messages
 from shared_arrays import SharedArrays
 
 WORKER = Path(__file__).with_name("onnx_worker.py")
@@ -52,7 +52,8 @@ class OnnxProcess:
     """One instance of a model. Not for several threads.
 
     Args:
-        settings: folder, config, device and memory_bytes_max, for `onnx_worker.serve`.
+        settings: folder, config, device, memory_bytes_max and rows_at_once, for
+            `onnx_worker.serve`.
         execution_s_max: of one execution, in any case.
     """
 
@@ -119,7 +120,7 @@ class OnnxProcess:
 
     def _be_ready(self):
         """Have a process that waits for a question: one that was ended while idle is replaced."""
-        if self._is_ready and self._connection.poll(0):  # it has nothing to say: it has ended
+        if self._is_ready and self._connection.has_news():  # it has nothing to say: it has ended
             self._replaced()
         if self._process is not None and not self._is_ready:
             with contextlib.suppress(NotStarted):  # what was wrong then may be right now
@@ -145,7 +146,7 @@ class OnnxProcess:
             raise NotStarted(f"no process can be started: {error.strerror}") from error
         finally:
             theirs.close()
-        self._connection = Connection(ours.detach())
+        self._connection = Messages(ours.detach(), LOOK_EVERY_S)
         self._arrays = SharedArrays(shared)
         self._is_ready = False
         with contextlib.suppress(OSError):  # it has ended already, which `_until_ready` will see
@@ -166,16 +167,16 @@ class OnnxProcess:
         return tuple([Node(*node) for node in nodes] for nodes in content)
 
     def _answer(self, wait_s_max):
-        """What the process answers. Its messages are short, so that they come whole."""
+        """What the process answers."""
         waited_s = 0.0
-        while not self._connection.poll(LOOK_EVERY_S):
+        while (answer := self._connection.receive()) is None:
             # Counted, not measured: while we were frozen ourselves, so was everybody else.
             waited_s += LOOK_EVERY_S
             if _is_frozen(self._process.pid):
                 raise EOFError
             if waited_s >= wait_s_max:
                 raise Overran
-        return self._connection.recv()
+        return answer
 
     def _replaced(self):
         """End the process and begin a new one, which loads the model meanwhile; how it ended."""

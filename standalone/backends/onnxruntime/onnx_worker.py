@@ -11,11 +11,11 @@ import re
 import resource
 import signal
 import sys
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
+from messages import Messages
 from shared_arrays import SharedArrays
 
 OPTIMIZATION_LEVELS = {  # config.pbtxt's `optimization { graph { level } }`; absent is 0
@@ -45,18 +45,18 @@ def open_session(folder, config, device=None):
 
 
 def main():
-    connection, shared, stub = Connection(int(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3])
+    connection, shared, stub = Messages(int(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3])
     _end_with(stub)
     _be_the_first_to_go()
     try:
         serve(connection, SharedArrays(shared))
-    except (EOFError, BrokenPipeError):
+    except (EOFError, ConnectionError):
         return  # the stub has ended, or wants us to
 
 
 def serve(connection, arrays):
     """Load the model, then answer questions until the connection is closed."""
-    settings = connection.recv()
+    settings = connection.receive()
     if settings["memory_bytes_max"]:
         # Then an allocation fails, and with it one input, instead of the whole machine.
         resource.setrlimit(resource.RLIMIT_DATA, (settings["memory_bytes_max"],) * 2)
@@ -67,17 +67,38 @@ def serve(connection, arrays):
         connection.send(("refused", str(error)))
         return
     connection.send(("ready", _described(session.get_inputs()), _described(session.get_outputs())))
-    options = _run_options(config)
+    options, rows_at_once = _run_options(config), settings["rows_at_once"]
     while True:
-        names, notes, end = connection.recv()
+        names, notes, end = connection.receive()
         try:
-            outputs = session.run(names, arrays.read(notes), options)
-            given = {name: [np.asarray(it)] for name, it in zip(names, outputs, strict=True)}
-            answer = ("answer", arrays.write(given, end)[0])
-            del outputs, given
+            outputs = _outputs(session, names, arrays.read(notes), options, rows_at_once)
+            answer = ("answer", arrays.write(outputs, end)[0])
+            del outputs
         except Exception as error:  # noqa: BLE001 -- as above
             answer = ("failed", _reason(error))
         connection.send(answer)
+
+
+def _outputs(session, names, feeds, options, rows_at_once):
+    """What the model makes of a batch: by name a list of arrays, which belong together.
+
+    Args:
+        rows_at_once: run so many rows, then the next ones; 0 for all in one run.
+    """
+    rows = next(iter(feeds.values())).shape[0] if rows_at_once else 0
+    if rows <= rows_at_once:
+        outputs = session.run(names, feeds, options)
+        return {name: [np.asarray(it)] for name, it in zip(names, outputs, strict=True)}
+    joined = {name: [] for name in names}
+    for start in range(0, rows, rows_at_once):
+        part = {name: array[start : start + rows_at_once] for name, array in feeds.items()}
+        asked = min(rows_at_once, rows - start)
+        for name, array in zip(names, session.run(names, part, options), strict=True):
+            # One row too few here and one too many there would mix predictions up.
+            if np.shape(array)[:1] != (asked,):
+                raise ValueError(f"output '{name}' has shape {array.shape} for a batch of {asked}")
+            joined[name].append(array)
+    return joined
 
 
 def _end_with(stub):
