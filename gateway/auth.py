@@ -6,6 +6,7 @@ An owner sees its own predictions only; somebody else's is as unknown as one tha
 import hashlib
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from urllib.parse import SplitResult, urlsplit
 
 from contract.errors import Unauthorized
@@ -73,12 +74,18 @@ class LoopbackAuth:
     def owner(self, headers: Mapping[bytes, bytes]) -> str:
         """Raises Unauthorized."""
         host = headers.get(b"host", b"").decode("latin-1")
-        if host and not is_loopback(_split(f"//{host}").hostname or ""):
+        if host and not _is_loopback(host):
             raise Unauthorized("without tokens only loopback names may be used: ask 127.0.0.1")
         origin = headers.get(b"origin")
         if origin is not None and _split(origin.decode("latin-1")).netloc != host:
             raise Unauthorized("without tokens other web sites may not call this service")
         return EVERYBODY
+
+
+@lru_cache(maxsize=256)
+def _is_loopback(host: str) -> bool:
+    # Nearly all requests have the same one, and to read it takes as long as to route them.
+    return is_loopback(_split(f"//{host}").hostname or "")
 
 
 def _split(url: str) -> SplitResult:

@@ -6,7 +6,7 @@ is refused here costs us its headers and this file.
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Protocol
@@ -91,7 +91,7 @@ class Edge:
             raise HeadersTooLarge(
                 f"the headers have {size} bytes; {self._limits.header_bytes_max} are allowed"
             )
-        headers = dict(pairs)
+        headers = dict(reversed(pairs))  # of several, the first counts: here and in the application
         path: str = scope["path"]
         if not is_under(path, _OPEN) and path != "/":
             scope["state"]["owner"] = self._auth.owner(headers)
@@ -111,7 +111,7 @@ class Edge:
     ) -> None:
         declared = headers.get(b"content-length")
         has_none = declared is None and b"transfer-encoding" not in headers
-        body = _Body(receive, self._limits, self._bodies)
+        body = _Body(receive, self._limits, self._bodies, scope["state"].get("body_is_here"))
         try:
             body.expect(int(declared or 0))
             scope["state"]["release_body"] = body.release
@@ -140,7 +140,15 @@ class _Budget:
 class _Body:
     """Receives one body: not more than allowed, not slower than allowed."""
 
-    def __init__(self, receive: Receive, limits: EdgeLimits, budget: _Budget) -> None:
+    def __init__(
+        self,
+        receive: Receive,
+        limits: EdgeLimits,
+        budget: _Budget,
+        is_here: Callable[[], bool] | None,
+    ) -> None:
+        """`is_here` tells whether nothing more of the body can come; the server knows it."""
+        self._is_here = is_here
         self._receive = receive
         self._limits = limits
         self._budget = budget
@@ -177,14 +185,10 @@ class _Body:
         """Raises TooLarge, Overloaded, RequestTimeout."""
         if self._complete:  # what may still come is the end of the connection, however late
             return await self._receive()
-        allowed_s = self._limits.body_wait_s + self._received / BODY_BYTES_PER_S_MIN
-        try:
-            async with asyncio.timeout_at(self._began_at + allowed_s):
-                message = await self._receive()
-        except TimeoutError:
-            raise RequestTimeout(
-                f"{self._received} bytes of the body arrived in {allowed_s:.0f} s; that is too slow"
-            ) from None
+        if self._is_here is not None and self._is_here():
+            message = await self._receive()  # waits for nothing: no timer for most bodies
+        else:
+            message = await self._received_in_time()
         if message["type"] == "http.request":
             self._received += len(message.get("body", b""))
             self.expect(self._received)
@@ -192,6 +196,17 @@ class _Body:
         else:
             self._complete = True
         return message
+
+    async def _received_in_time(self) -> Message:
+        """Raises RequestTimeout."""
+        allowed_s = self._limits.body_wait_s + self._received / BODY_BYTES_PER_S_MIN
+        try:
+            async with asyncio.timeout_at(self._began_at + allowed_s):
+                return await self._receive()
+        except TimeoutError:
+            raise RequestTimeout(
+                f"{self._received} bytes of the body arrived in {allowed_s:.0f} s; that is too slow"
+            ) from None
 
     def release(self) -> None:
         """The body is no longer in memory."""

@@ -73,6 +73,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._in_body = True
         self._disarm()
         super().on_headers_complete()
+        cycle = self.cycle
+        self.scope["state"]["body_is_here"] = lambda: not cycle.more_body
 
     def on_message_complete(self) -> None:
         super().on_message_complete()

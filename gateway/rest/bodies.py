@@ -15,7 +15,7 @@ from urllib.parse import unquote_to_bytes
 
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from contract.errors import InvalidInput, TooLarge, UnsupportedMedia
 from contract.limits import FILES_MAX
@@ -250,7 +250,15 @@ async def _chunks(request: Request) -> AsyncGenerator[bytes, None]:
 async def _read(request: Request) -> bytes:
     # Not `request.body()`: that would keep the bytes for as long as the request lives, and a
     # request may wait for its outcome for a minute.
-    return b"".join([chunk async for chunk in request.stream()])
+    chunks: list[bytes] = []
+    more = True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunks.append(message.get("body", b""))
+        more = message.get("more_body", False)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 async def _off_loop_if_large(size: int, work: Callable[[], T]) -> T:
