@@ -80,8 +80,10 @@ class Broker:
         """
         await declare(self._connection, self._names, models, limits or QueueLimits())
 
-    async def publish(self, ticket: Ticket) -> None:
+    async def publish(self, ticket: Ticket) -> int | None:
         """Accept a prediction. On return it is stored.
+
+        Returns its sequence in the queue; None where the answer that names it was lost.
 
         Raises:
             TooLarge: the ticket exceeds what the queue takes.
@@ -90,7 +92,7 @@ class Broker:
             QueueUnavailable: certainly not stored.
             AcceptanceUnknown: stored or not; the same id may be tried again.
         """
-        await self._publisher.publish(ticket)
+        return await self._publisher.publish(ticket)
 
     async def claim(self, key_hash: str, claim: Claim) -> Claim:
         """Make `claim` the one for this key, unless there is an earlier one; return the one.
@@ -124,6 +126,14 @@ class Broker:
             QueueUnavailable: nobody can tell.
         """
         return await self._lookup.find(prediction_id)
+
+    async def progress(self, ticket: Ticket, sequence: int) -> Queued:
+        """How far a ticket has come that is known to be in the queue. It is not read.
+
+        Raises:
+            QueueUnavailable: nobody can tell.
+        """
+        return await self._lookup.progress(ticket, sequence)
 
     async def oldest(self) -> PredictionId | None:
         """The prediction in the queue that was published first; some may be a day older than it.

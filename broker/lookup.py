@@ -53,10 +53,19 @@ class Lookup:
         if stored is None:
             return None
         try:
-            return await self._queued(stored, since)
+            ticket = Ticket.from_bytes(stored.data)
         except ValueError:
             # It is there, so "unknown" would be a lie. A dispatcher ends it, as failed.
             raise QueueUnavailable("the queue holds it in a form that cannot be read") from None
+        return await self._queued(ticket, stored.sequence, since)
+
+    async def progress(self, ticket: Ticket, sequence: int) -> Queued:
+        """How far a ticket has come that is known to be in the stream. It is not read.
+
+        Raises:
+            QueueUnavailable: nobody can tell.
+        """
+        return await self._queued(ticket, sequence, asyncio.get_running_loop().time())
 
     async def waiting(self, *, before_sequence: int | None, tickets_max: int) -> list[Queued]:
         """List tickets, newest first, from below `before_sequence` or from the newest.
@@ -136,20 +145,20 @@ class Lookup:
 
     async def _readable(self, stored: Stored, since: float) -> Queued | None:
         try:
-            return await self._queued(stored, since)
+            ticket = Ticket.from_bytes(stored.data)
         except ValueError:
             # A dispatcher logs and ends it; a list only leaves it out.
             log.debug("ticket.unreadable", extra={"sequence": stored.sequence})
             return None
+        return await self._queued(ticket, stored.sequence, since)
 
-    async def _queued(self, stored: Stored, since: float) -> Queued:
-        ticket = Ticket.from_bytes(stored.data)
-        progress = await self._progress.of(ticket, stored.sequence, since=since)
+    async def _queued(self, ticket: Ticket, sequence: int, since: float) -> Queued:
+        progress = await self._progress.of(ticket, sequence, since=since)
         if progress is None:
-            return Queued(ticket, stored.sequence, running=False, position=None)
+            return Queued(ticket, sequence, running=False, position=None)
         return Queued(
             ticket,
-            stored.sequence,
-            running=progress.is_running(stored.sequence),
-            position=progress.position(stored.sequence),
+            sequence,
+            running=progress.is_running(sequence),
+            position=progress.position(sequence),
         )

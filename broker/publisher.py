@@ -44,8 +44,10 @@ class Publisher:
         self._drain_rate = DrainRate()
         self._sampling: asyncio.Task[None] | None = None
 
-    async def publish(self, ticket: Ticket) -> None:
+    async def publish(self, ticket: Ticket) -> int | None:
         """Accept a prediction. On return it is stored.
+
+        Returns its sequence in the stream; None where the answer that names it was lost.
 
         Raises:
             TooLarge: the ticket exceeds what the queue takes.
@@ -70,6 +72,7 @@ class Publisher:
         with self._admitted(len(payload)):
             answered = await self._storing.store(self._names.ticket(ticket), payload, headers)
             self._settle(answered, len(payload))
+        return answered.sequence
 
     def note_depth(self, depth: Depth) -> None:
         """Learn the drain rate from a depth somebody asked for."""

@@ -24,6 +24,7 @@ class Answered:
     verdict: Verdict
     unknown: bool  # an earlier try was not answered: that one may have been stored
     reason: str  # the server's own words, where it refused
+    sequence: int | None  # where it is stored, if this answer says so
 
 
 class Storing:
@@ -61,7 +62,8 @@ class Storing:
                 given = read_answer(answer.data)
                 judged = verdict(given)
                 if judged is not Verdict.TRY_AGAIN:
-                    return Answered(judged, unknown, given.error.description if given.error else "")
+                    reason = given.error.description if given.error else ""
+                    return Answered(judged, unknown, reason, given.seq or None)
                 failure = QueueUnavailable("the queue is busy with this prediction")
             if not self._connection.is_connected:
                 await self._connection.wait_connected(ends_at - clock())

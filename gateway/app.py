@@ -16,8 +16,7 @@ import msgspec
 from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
@@ -34,6 +33,7 @@ from gateway.edge import Auth, Edge, EdgeLimits
 from gateway.follow import Follower
 from gateway.health import Health
 from gateway.listing import Listing
+from gateway.recent import Recent
 from gateway.rest.addresses import base_url
 from gateway.rest.answers import Answers
 from gateway.rest.docs import docs_routes
@@ -99,13 +99,16 @@ async def open_gateway(settings: GatewaySettings) -> AsyncIterator[Gateway]:
         withdrawer = Withdrawer(
             ledger, broker, blobs, keep_inputs=settings.keep_inputs, now_ms=_now_ms
         )
-        follower = Follower(ledger, broker, withdrawer, waiters_max=settings.waiters_max)
+        recent = Recent()
+        follower = Follower(ledger, broker, withdrawer, recent, waiters_max=settings.waiters_max)
         health = Health(ledger, broker, names, time.monotonic)
         await broker.subscribe_outcomes(follower.heard)
         await broker.subscribe_dispatchers(health.heard)
         broker.when_connected(follower.reconnected)
 
-        submitter = Submitter(catalog, tasks, broker, blobs, now_ms=_now_ms, random=os.urandom)
+        submitter = Submitter(
+            catalog, tasks, broker, blobs, recent, now_ms=_now_ms, random=os.urandom
+        )
         claims = Claims(broker, ledger, follower, submitter, now_ms=_now_ms)
         public_url = settings.public_url
         answers = Answers(follower, withdrawer, public_url=public_url)
@@ -122,7 +125,8 @@ async def open_gateway(settings: GatewaySettings) -> AsyncIterator[Gateway]:
             asyncio.create_task(upkeep.run(), name="gateway.upkeep"),
         )
         opened.push_async_callback(_end, background)
-        yield Gateway(Edge(app, auth, _edge_limits(settings)), background, follower.stop_waiting)
+        edge = Edge(app, auth, _edge_limits(settings))
+        yield Gateway(edge, background, follower.stop_waiting)
 
 
 async def _end(tasks: Collection[asyncio.Task[None]]) -> None:
@@ -170,10 +174,8 @@ def build_app(
     _add(app, "/metrics", GET=_metrics)
     _add(app, "/problems/{code}", GET=_problem)
     app.router.routes.extend(docs_routes(TITLE))
-    app.add_exception_handler(ServiceError, problems.answer_expected)
-    app.add_exception_handler(HTTPException, problems.answer_http)
-    app.add_exception_handler(ClientDisconnect, problems.answer_disconnect)
-    app.add_exception_handler(Exception, problems.answer_bug)
+    for kind, handler in problems.HANDLERS.items():
+        app.add_exception_handler(kind, handler)
     return app
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import msgspec
 
 from broker import Broker
+from contract.announcements import Announced
 from contract.claims import Claim
 from contract.errors import (
     AcceptanceUnknown,
@@ -127,14 +128,14 @@ class Claims:
         """
         ticket = claimed.ticket
         if claimed.may_exist and (seen := await self._find(ticket.id)) is not None:
-            return Accepted(seen.without_contents(), is_replay=True)
+            return Accepted(seen, is_replay=True)
         if self._now_ms() - accepted_at_ms(ticket.id) > FINISHED_MS_MAX:
             raise Expired("a request with this key was begun days ago and never accepted")
         try:
             stored = await self._submitter.accept(ticket)
         except AlreadyAccepted:
-            seen = await self._follower.find(ticket.id)
-            return Accepted(seen.without_contents(), is_replay=True)
+            seen = await self._follower.find_bare(ticket.id)
+            return Accepted(seen, is_replay=True)
         except AcceptanceUnknown as error:
             # With a key this is an outage like any other: to ask again is safe.
             raise QueueUnavailable("not confirmed in time; send the same key again") from error
@@ -157,7 +158,7 @@ class Claims:
 
     async def _find(self, prediction_id: PredictionId) -> Seen | None:
         try:
-            return await self._follower.find(prediction_id)
+            return await self._follower.find_bare(prediction_id)
         except Expired:
             raise
         except UnknownPrediction:
@@ -174,6 +175,8 @@ class Claims:
             if ended is not None:
                 with suppress(QueueUnavailable):  # then it is run in vain
                     await self._broker.withdraw(prediction_id)
+                # What others announced before our ticket was there, nobody listened to.
+                self._follower.heard([Announced(prediction_id, ended.outcome)])
                 return Seen(ended.ticket, ended.outcome)
         return None
 

@@ -3,12 +3,13 @@
 A prediction is in the queue until it ends and in the ledger ever after, so a reader asks the
 ledger, then the queue, then the ledger once more: it may have moved in between. Waiting is for an
 announcement, which may be lost; so whoever waits also looks into the ledger now and then, all
-waiters in one question.
+waiters in one question. What this gateway accepted a moment ago need not be read at all
+(`gateway.recent`).
 """
 
 import asyncio
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
@@ -17,6 +18,7 @@ from contract.announcements import Announced
 from contract.errors import Expired, LedgerUnavailable, Overloaded, UnknownPrediction
 from contract.ids import PredictionId, accepted_at_ms, is_uuid7
 from contract.prediction import Outcome, Prediction, Ticket
+from gateway.recent import Recent, Remembered
 from gateway.withdraw import Withdrawer
 from ledger import Ledger
 from telemetry import metrics
@@ -36,6 +38,7 @@ class Seen:
     outcome: Outcome | None = None
     running: bool = False
     position: int | None = None  # 1 is next; None where it is not known, or has no meaning
+    is_assumed: bool = False  # it had not ended by what was announced; nobody was asked
 
     def without_contents(self) -> "Seen":
         """The same without what its files hold: a megabyte each, for as long as somebody waits."""
@@ -70,11 +73,18 @@ class Follower:
     """Finds predictions, and wakes those who wait for one."""
 
     def __init__(
-        self, ledger: Ledger, broker: Broker, withdrawer: Withdrawer, *, waiters_max: int
+        self,
+        ledger: Ledger,
+        broker: Broker,
+        withdrawer: Withdrawer,
+        recent: Recent,
+        *,
+        waiters_max: int,
     ) -> None:
         self._ledger = ledger
         self._broker = broker
         self._withdrawer = withdrawer
+        self._recent = recent
         self._waiters_max = waiters_max
         self._waiters: dict[PredictionId, list[Waiter]] = {}
         self._count = 0
@@ -88,10 +98,32 @@ class Follower:
             UnknownPrediction: it is nowhere. Expired: so it is, and may have been removed.
             QueueUnavailable, LedgerUnavailable: nobody can tell.
         """
+        return await self._find(prediction_id, None)
+
+    async def find_bare(self, prediction_id: PredictionId, *, waits: bool = False) -> Seen:
+        """As `find`, without what the files hold.
+
+        Args:
+            waits: the caller is registered as waiting. If what was announced tells that it has not
+                ended, nobody is asked, and where it stands is not known (`is_assumed`).
+        """
+        known = self._recent.find(prediction_id)
+        if known is not None and known.outcome is not None:
+            return Seen(known.ticket, known.outcome)
+        if known is None or self._withdrawer.is_overdue(known.ticket):
+            return (await self._find(prediction_id, None)).without_contents()
+        if waits and known.will_be_heard and self._broker.is_connected:
+            return Seen(known.ticket, is_assumed=True)
+        return (await self._find(prediction_id, known)).without_contents()
+
+    async def _find(self, prediction_id: PredictionId, known: Remembered | None) -> Seen:
         ledger_failed: LedgerUnavailable | None = None
         try:
             if (ended := await self._ledger.get(prediction_id)) is not None:
                 return Seen(ended.ticket, ended.outcome)
+            if known is not None:  # accepted, and not in the ledger: it is in the queue
+                at = await self._broker.progress(known.ticket, known.sequence)
+                return Seen(known.ticket, None, at.running, at.position)
         except LedgerUnavailable as error:
             ledger_failed = error  # what waits in the queue can be answered all the same
         if (queued := await self._broker.find(prediction_id)) is not None:
@@ -135,8 +167,9 @@ class Follower:
                 del self._waiters[prediction_id]
             self._change_count(-1)
 
-    def heard(self, announced: Iterable[Announced]) -> None:
+    def heard(self, announced: Collection[Announced]) -> None:
         """Take in an announcement."""
+        self._recent.heard(announced)
         for each in announced:
             waiters = self._waiters.get(PredictionId(each.id))
             if not waiters:
@@ -150,6 +183,7 @@ class Follower:
 
     def reconnected(self) -> None:
         """Announcements were missed meanwhile: look for everybody's outcome now."""
+        self._recent.missed()
         for waiters in self._waiters.values():
             _make_due(waiters)
         self._look_now.set()
@@ -168,6 +202,7 @@ class Follower:
                 async with asyncio.timeout(TICK_S):
                     await self._look_now.wait()
             self._look_now.clear()
+            self._recent.drop_old()
             # While the ledger is away nothing is recorded either, so nothing is missed.
             with suppress(LedgerUnavailable):
                 await self._look()

@@ -6,14 +6,14 @@ is to blame.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from http import HTTPStatus
 from inspect import cleandoc
 from typing import Final
 
 import msgspec
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 
 from contract import errors
@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 RETRY_AFTER_S = 5  # an election in NATS takes 4 to 9 s, Postgres is back within a second or two
 CAUSES_MAX = 8  # of an error, named in the log
 MEDIA_TYPE = "application/problem+json"
+
+Handler = Callable[[Request, Exception], Awaitable[Response]]
 
 _failures = Allowance(1)
 
@@ -196,3 +198,15 @@ async def answer_disconnect(_: Request, __: Exception) -> Response:
 async def answer_bug(_: Request, __: Exception) -> Response:
     """A bug. Its traceback is in the log, and nothing of it in the answer."""
     return problem(InternalError("this is a fault of the service; it has been logged"))
+
+
+HANDLERS: Final[dict[type[Exception], Handler]] = {
+    errors.ServiceError: answer_expected,
+    HTTPException: answer_http,
+    ClientDisconnect: answer_disconnect,
+    Exception: answer_bug,
+}
+
+
+def handler_of(error: Exception) -> Handler:
+    return next(HANDLERS[kind] for kind in type(error).__mro__ if kind in HANDLERS)

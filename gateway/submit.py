@@ -17,10 +17,11 @@ from prometheus_client import Counter
 from blobs import Blobs
 from broker import Broker
 from contract.catalog import Catalog, Model
-from contract.errors import InvalidInput
+from contract.errors import AcceptanceUnknown, InvalidInput
 from contract.ids import new_prediction_id
 from contract.limits import INLINE_BYTES_MAX
 from contract.prediction import JSON, File, Priority, Ticket
+from gateway.recent import Recent
 from tasks.base import Task
 from telemetry import metrics
 
@@ -78,6 +79,7 @@ class Submitter:
         tasks: Mapping[str, Task],
         broker: Broker,
         blobs: Blobs,
+        recent: Recent,
         *,
         now_ms: Callable[[], int],
         random: Callable[[int], bytes],
@@ -86,6 +88,7 @@ class Submitter:
         self._tasks = tasks
         self._broker = broker
         self._blobs = blobs
+        self._recent = recent
         self._now_ms = now_ms
         self._random = random
 
@@ -147,9 +150,20 @@ class Submitter:
             AlreadyAccepted: by somebody else, under an id that is not of our making.
         """
         stored = await self._with_large_files_in_blobs(ticket)
-        await self._broker.publish(stored)
+        bare = ticket.without_contents()
+        sequence = None
+        self._recent.expect(bare)
+        try:
+            sequence = await self._broker.publish(stored)
+        except AcceptanceUnknown as error:
+            raise AcceptanceUnknown(
+                f"the queue did not confirm the prediction in time: ask for {ticket.id}, which may"
+                " have been accepted; with an Idempotency-Key the same can simply be sent again"
+            ) from error
+        finally:
+            self._recent.settle(ticket.id, sequence)
         _accepted(ticket.model, ticket.priority).inc()
-        return ticket.without_contents()
+        return bare
 
     async def _with_large_files_in_blobs(self, ticket: Ticket) -> Ticket:
         room = INLINE_BYTES_MAX

@@ -40,6 +40,8 @@ class Answers:
         if outcome is None and self._withdrawer.is_overdue(ticket):
             with suppress(DependencyError):  # what is known so far can be answered all the same
                 return await self._follower.find(ticket.id)
+        if outcome is None and seen.is_assumed:
+            return await self._follower.find_bare(ticket.id)
         return Seen(ticket, outcome, seen.running, seen.position)
 
     def answer(

@@ -48,10 +48,10 @@ class Predictions:
         if wait_s is None:
             wait_s = preferred_wait_s(request.headers.get("prefer"))
         if not wait_s:
-            seen = visible(await self._follower.find(prediction_id), request)
+            seen = visible(await self._follower.find_bare(prediction_id), request)
             return self._answers.answer(seen, request, 200, wait_s)
         with self._follower.waiting(prediction_id) as waiter:
-            seen = visible(await self._follower.find(prediction_id), request).without_contents()
+            seen = visible(await self._follower.find_bare(prediction_id, waits=True), request)
             seen = await self._answers.held(seen, waiter, request, wait_s)
         return self._answers.answer(seen, request, 200, wait_s)
 

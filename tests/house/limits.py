@@ -40,6 +40,9 @@ TABLE: dict[str, tuple[Row, ...]] = {
         ("gateway.listing.PAGE_MAX", "rows of a page", "422"),
         ("gateway.listing.TRAIL_MAX", "pages that `previous` leads back", "none further"),
         ("gateway.listing.READS_MAX", "reads of the queue for a page", "a shorter page"),
+        ("gateway.recent.PREDICTIONS_MAX", "predictions a gateway remembers", "read again"),
+        ("gateway.recent.BYTES_MAX", "inputs and outputs of these", "read again"),
+        ("gateway.recent.KEPT_S", "how long it remembers one", "read again"),
         ("GATEWAY.drain_s_max", "time to finish after SIGTERM", "cut off"),
     ),
     "Inputs": (

@@ -56,7 +56,7 @@ async def test_of_many_publishes_of_one_id_at_once_exactly_one_is_accepted(broke
     results = await asyncio.gather(
         *(broker.publish(ticket) for _ in range(20)), return_exceptions=True
     )
-    assert results.count(None) == 1
+    assert sum(isinstance(each, int) for each in results) == 1
     assert sum(isinstance(result, AlreadyAccepted) for result in results) == 19
 
 
@@ -119,6 +119,6 @@ async def test_more_submissions_at_once_than_the_cap_are_refused_and_the_others_
     results = await asyncio.gather(
         *(broker.publish(a_ticket()) for _ in range(600)), return_exceptions=True
     )
-    assert results.count(None) == 512
+    assert sum(isinstance(each, int) for each in results) == 512
     assert all(isinstance(result, Overloaded) for result in results if result is not None)
     assert (await broker.depth()).tickets == 512
