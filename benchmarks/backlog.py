@@ -27,7 +27,7 @@ from benchmarks.load import Connection, closed_loop, connections, get, post, rea
 from benchmarks.pieces import Pieces, fetched, pieces
 from benchmarks.results import files_mib, finish, parser_of, quantiles_ms, table, tell
 from broker import Broker
-from contract.errors import Overloaded
+from contract.errors import AcceptanceUnknown, AlreadyAccepted, Overloaded, QueueUnavailable
 from contract.ids import PredictionId, new_prediction_id
 from contract.prediction import Ticket
 
@@ -54,8 +54,12 @@ async def publish_by_broker(broker: Broker, text: str, count: int) -> list[Predi
                 try:
                     await broker.publish(Ticket(own, "identity", 1, {"INPUT0": text}))
                     break
+                except AlreadyAccepted:
+                    break  # by the try whose answer did not come
                 except Overloaded as error:
                     await asyncio.sleep(error.retry_after_s or 1)
+                except (AcceptanceUnknown, QueueUnavailable):
+                    await asyncio.sleep(1)  # the same id again: it is stored once
             ids.append(own)
             if len(ids) % TELL_EVERY == 0:
                 tell(f"{len(ids):,} published")
