@@ -6,7 +6,7 @@ The application is FastAPI's; its endpoints are Starlette's, since they read and
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,6 +29,7 @@ from contract.queue import QueueNames
 from gateway import problems
 from gateway.auth import LoopbackAuth, TokenAuth, parse_tokens
 from gateway.claims import Claims
+from gateway.direct import READ, SUBMIT, Direct, Endpoint
 from gateway.edge import Auth, Edge, EdgeLimits
 from gateway.follow import Follower
 from gateway.health import Health
@@ -57,8 +58,6 @@ CLAIMS_LONGER_DAYS = 30
 
 # FastAPI's own; asking whether anybody listens costs a twentieth of a request. Ours is in `edge`.
 _NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
-
-Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +117,7 @@ async def open_gateway(settings: GatewaySettings) -> AsyncIterator[Gateway]:
         app = build_app(
             moves, predictions, models, health, document(catalog, tasks, version=VERSION)
         )
+        direct = Direct(app, submit=moves.submit_to_model, read=predictions.one)
 
         upkeep = Upkeep(ledger, broker, names, _queue_limits(settings))
         background = (
@@ -125,7 +125,7 @@ async def open_gateway(settings: GatewaySettings) -> AsyncIterator[Gateway]:
             asyncio.create_task(upkeep.run(), name="gateway.upkeep"),
         )
         opened.push_async_callback(_end, background)
-        edge = Edge(app, auth, _edge_limits(settings))
+        edge = Edge(direct, auth, _edge_limits(settings))
         yield Gateway(edge, background, follower.stop_waiting)
 
 
@@ -157,9 +157,9 @@ def build_app(
         title=TITLE, docs_url=None, redoc_url=None, redirect_slashes=False, telemetry=_NO_TELEMETRY
     )
     app.openapi = lambda: openapi  # type: ignore[method-assign] # FastAPI's documented hook
-    # The busiest come first: routes are tried in order.
-    _add(app, "/v1/models/{owner}/{name}/predictions", POST=moves.submit_to_model)
-    _add(app, "/v1/predictions/{id}", GET=predictions.one, PUT=moves.put)
+    # The first two are the busiest: most of their requests do not come this far (`Direct`).
+    _add(app, SUBMIT, POST=moves.submit_to_model)
+    _add(app, READ, GET=predictions.one, PUT=moves.put)
     _add(app, "/v1/predictions", POST=moves.submit, GET=predictions.page)
     _add(app, "/v1/predictions/{id}/cancel", POST=moves.cancel)
     _add(app, "/v1/predictions/{id}/retry", POST=moves.retry)

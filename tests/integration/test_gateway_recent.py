@@ -242,13 +242,19 @@ async def test_who_waits_after_a_lost_connection_is_answered_from_the_ledger(
     await nats.stop()
 
 
-async def test_one_that_waits_past_its_deadline_has_failed_and_its_file_is_kept(
-    gateway: RunningGateway,
+@pytest.mark.parametrize("query", ["", "?wait=20"])
+async def test_one_that_is_found_past_its_deadline_has_failed_and_its_file_is_kept(
+    gateway: RunningGateway, query: str
 ) -> None:
     headers = {"content-type": "application/octet-stream", "Cancel-After": "1s"}
     answer = await gateway.client.post(ECHO, content=b"kept", headers=headers)
     path = f"/v1/predictions/{answer.json()['id']}"
-    ended = (await gateway.client.get(f"{path}?wait=20")).json()
+
+    async def has_ended() -> bool:
+        return await status(gateway, path + query) != "starting"
+
+    await until(has_ended)
+    ended = (await gateway.client.get(path)).json()
     assert (ended["status"], ended["error_code"]) == ("failed", "deadline_exceeded")
     file: httpx.Response = await gateway.client.get(ended["input"]["INPUT0"])
     assert file.content == b"kept"
