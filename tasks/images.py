@@ -26,6 +26,7 @@ from PIL import (
 from contract.errors import InvalidInput, TooLarge, UnsupportedMedia
 from contract.limits import IMAGE_PIXELS_MAX, IMAGE_SIDE_MAX
 from tasks import image_files
+from tasks.scaling import scaled_square
 
 # Only these decoders ever see a caller's bytes. Importing them here registers them, so that Pillow
 # never loads its forty others to try.
@@ -108,7 +109,7 @@ def square_image(content: bytes, side: int, field: str) -> NDArray[np.uint8]:
     with _decoding(field):
         image.draft("RGB", (_DRAFT_SIDE, _DRAFT_SIDE))
         pixels = _with_8_bits(image)
-        square = pixels.resize((side, side), Image.Resampling.BICUBIC, _middle(pixels.size))
+        square = scaled_square(pixels, side, _middle(pixels.size))
         if square.mode == "RGBA":
             square = Image.alpha_composite(Image.new("RGBA", square.size, "white"), square)
         # The middle square stays the same square however it is turned: turn the small one.

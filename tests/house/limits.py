@@ -55,6 +55,7 @@ TABLE: dict[str, tuple[Row, ...]] = {
         ("contract.limits.TICKET_BYTES_MAX", "a ticket", "413"),
         ("contract.limits.IMAGE_PIXELS_MAX", "pixels of an image", "413, before it is decoded"),
         ("contract.limits.IMAGE_SIDE_MAX", "pixels of its longer side", "413"),
+        ("tasks.scaling.COPIED_PIXELS_MAX", "pixels scaled the fast way", "Pillow's way"),
         ("tasks.image_files.READS_MAX", "parts of a file, and one for each 64 bytes", "413"),
         ("tasks.image_files.JPEG_SCANNED_PIXELS_MAX", "pixels times scans of a JPEG", "413"),
         ("tasks.image_files.JPEG_SEGMENTS_MAX", "segments of a JPEG", "413"),
