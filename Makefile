@@ -5,7 +5,7 @@ BIN := .venv/bin
 GATED := gateway/*,dispatcher/*,contract/*,tasks/*,ledger/*
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights demo up test chaos check lock audit clean
+.PHONY: help setup weights demo up test chaos bench check lock audit clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -33,6 +33,11 @@ chaos: setup  ## kill, freeze, cut off and fill up every process (SEED=1 CELLS='
 	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(CELLS),--cells '$(CELLS)') \
 	  $(if $(DOCUMENT),--document)
 	@$(if $(CELLS),,SEED=$(or $(SEED),1) $(BIN)/python -m pytest -s -m chaos tests/chaos)
+
+bench:  ## measure against Triton alone and a peer, write docs/performance.md (ROUNDS=5 ONLY='fp32/*')
+	@standalone/setup.sh app triton weights bench
+	@$(BIN)/python -m benchmarks $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ONLY),--only '$(ONLY)') \
+	  $(if $(QUICK),--quick)
 
 check: setup  ## formatting, lint, types, layers, sizes and names
 	@$(BIN)/ruff format --check .

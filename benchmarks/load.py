@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeVar, cast
 
 import msgspec
 
@@ -96,16 +96,19 @@ class Loaded:
         return 1000 * self.latencies_s[round(share * (len(self.latencies_s) - 1))]
 
 
+Link = TypeVar("Link")
 Work = Callable[[Connection, int], Awaitable[None]]
 
 
-async def closed_loop(links: Iterable[Connection], count: int, work: Work) -> Loaded:
-    """Do work 0 to `count` - 1, on each connection one after the other."""
+async def closed_loop(
+    links: Iterable[Link], count: int, work: Callable[[Link, int], Awaitable[None]]
+) -> Loaded:
+    """Do work 0 to `count` - 1, on each link (a connection, a client) one after the other."""
     numbers = iter(range(count))
     took_s: list[float] = []
     clock = time.perf_counter
 
-    async def drive(link: Connection) -> None:
+    async def drive(link: Link) -> None:
         for number in numbers:
             began_s = clock()
             await work(link, number)

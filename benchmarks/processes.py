@@ -24,20 +24,27 @@ SERVERS = {
     "benchmarks.peer.worker": "celery",
     "beam.smp": "rabbitmq",
     "redis-server": "redis",
+    "benchmarks.systems": "supervisor",
+    "benchmarks.peer": "supervisor",
 }
 PEAKS_EACH_S = 0.5
 
 
-def cpu_s() -> dict[str, float]:
+def cpu_s(root: int | None = None) -> dict[str, float]:
     """CPU seconds that each kind of process has spent so far.
 
     What a child spent that has ended counts for the process that it was a child of: Postgres'
     workers, which come and go, are in "postgres"; a service that ended is in "ended".
+
+    Args:
+        root: the process whose family to look at, itself included; none: the children of this one.
     """
     spent: defaultdict[str, float] = defaultdict(float)
-    own = psutil.Process().cpu_times()
+    own = psutil.Process(root).cpu_times()
     spent["ended"] = own.children_user + own.children_system
-    for kind, process in _found():
+    if root is not None:
+        spent[_kind(psutil.Process(root))] += own.user + own.system
+    for kind, process in _found(root):
         with contextlib.suppress(psutil.NoSuchProcess):
             times = process.cpu_times()
             spent[kind] += times.user + times.system
@@ -92,8 +99,8 @@ def pids() -> dict[str, list[int]]:
     return dict(found)
 
 
-def _found() -> Iterator[tuple[str, psutil.Process]]:
-    for process in psutil.Process().children(recursive=True):
+def _found(root: int | None = None) -> Iterator[tuple[str, psutil.Process]]:
+    for process in psutil.Process(root).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
             yield _kind(process), process
 

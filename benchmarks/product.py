@@ -13,7 +13,7 @@ import os
 import statistics
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -120,21 +120,27 @@ CELLS: dict[str, Callable[[], Cell]] = {
 }
 
 
-async def measured(port: int, cell: Cell) -> Figures:
+async def measured(port: int, cell: Cell, root: int | None = None) -> Figures:
+    """Load whatever answers at `port`; `root` as in `processes.cpu_s`."""
     async with connections(port, cell.at_once) as links:
-        before = processes.cpu_s()
-        result: Loaded = await closed_loop(links, cell.count, cell.work)
+        before = processes.cpu_s(root)
+        result = await closed_loop(links, cell.count, cell.work)
         if cell.drained:
             await _last(links[0])
-        after = processes.cpu_s()
-    spent = {kind: 1000 * (s - before.get(kind, 0.0)) / cell.count for kind, s in after.items()}
+        after = processes.cpu_s(root)
+    return figures_of(result, before, after)
+
+
+def figures_of(result: Loaded, before: Mapping[str, float], after: Mapping[str, float]) -> Figures:
+    """The cost of each of what was done between two looks at the CPU seconds spent."""
+    spent = {kind: 1000 * (s - before.get(kind, 0.0)) / result.count for kind, s in after.items()}
     return Figures(
-        per_s=cell.count / result.wall_s,
+        per_s=result.count / result.wall_s,
         p50_ms=result.quantile_ms(0.5),
         p99_ms=result.quantile_ms(0.99),
         cpu_ms=sum(spent.values()),
         by_process=spent,
-        client_cpu_ms=1000 * result.client_cpu_s / cell.count,
+        client_cpu_ms=1000 * result.client_cpu_s / result.count,
     )
 
 

@@ -39,7 +39,7 @@ def finish(
 ) -> None:
     """Print the tables and write the figures, with what they were taken on."""
     settings = {name: value for name, value in vars(given).items() if name not in _NOT_SETTINGS}
-    result = {**_circumstances(), "settings": {**settings, **facts}, **figures}
+    result = {**circumstances(), "settings": {**settings, **facts}, **figures}
     text = json.dumps(result, indent=1, default=str) + "\n"
     if given.json:
         given.json.write_text(text)
@@ -74,7 +74,9 @@ def files_mib(folder: Path) -> int:
 _NOT_SETTINGS = ("json", "folder")
 
 
-def _circumstances() -> dict[str, Any]:
+def circumstances() -> dict[str, Any]:
+    """When, on which commit and on which machine."""
+
     def git(*words: str) -> str:
         done = subprocess.run(
             ["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False

@@ -5,6 +5,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
+from benchmarks import report
 from contract import errors
 from contract.moves import MOVES
 from dispatcher.settings import DispatcherSettings
@@ -93,6 +95,11 @@ def move_table() -> str:
     return f"```mermaid\nstateDiagram-v2\n{picture}```\n\n{table}"
 
 
+def _measured(name: str) -> str:
+    """A table of what `make bench` has measured."""
+    return report.TABLES[name](report.committed())
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "gateway_settings": lambda: settings(GatewaySettings),
     "dispatcher_settings": lambda: settings(DispatcherSettings),
@@ -102,6 +109,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "limits": limits.table,
     "ports": port_table,
     "moves": move_table,
+    **{name: partial(_measured, name) for name in report.TABLES},
 }
 
 
