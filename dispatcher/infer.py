@@ -12,13 +12,12 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from contract.catalog import Lane, Model
 from contract.errors import BatchFailed, InferenceError, ModelUnavailable
 from dispatcher.health import ModelHealth
-from inference import Overran, Triton
+from inference import Input, Overran, Triton
 from tasks.base import Tensors
 from telemetry import metrics
 
@@ -166,7 +165,7 @@ class Inference:
             return {}
         rows = [asked.rows[number] for number in numbers]
         batches = self._model.max_batch_size > 0
-        inputs = _stacked(rows) if batches else rows[0]
+        inputs: Mapping[str, Input] = _by_name(rows) if batches else rows[0]
         began_s = time.perf_counter()
         outputs = await self._triton.infer(
             asked.lane, inputs, self._output_names, timeout_s=self._timeout_s, hurried=hurried
@@ -196,8 +195,8 @@ def _grouped_by_shape(rows: Sequence[Tensors]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _stacked(rows: Sequence[Tensors]) -> Tensors:
-    return {name: np.stack([tensors[name] for tensors in rows]) for name in rows[0]}
+def _by_name(rows: Sequence[Tensors]) -> Mapping[str, Input]:
+    return {name: [tensors[name] for tensors in rows] for name in rows[0]}
 
 
 def _ms_since(began_s: float) -> float:

@@ -12,20 +12,17 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2, service_pb2_grpc
-from tritonclient.utils import (
-    deserialize_bytes_tensor,
-    np_to_triton_dtype,
-    serialize_byte_tensor,
-    triton_to_np_dtype,
-)
+from tritonclient.utils import deserialize_bytes_tensor, triton_to_np_dtype
 
 from contract.catalog import Lane
-from contract.errors import ModelRejected, ModelUnavailable
+from contract.errors import ModelUnavailable
 from inference.failures import failure_from
+from inference.wire import Input, inference_request
 
 READY_S_MAX = 2.0
 LOAD_S_MAX = 120.0
 SECRET_HEADER = "triton-grpc-protocol-admin"  # noqa: S105 -- the header's name
+MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
 
 # Of one answer, which is in memory as a whole. Eight times what may be kept of one row: a batch of
 # such rows is asked for in smaller parts.
@@ -49,11 +46,12 @@ class Triton:
         self._address = address  # host:port of its gRPC service
         self._channel: grpc.aio.Channel | None = None
         self._stub: Any = None
+        self._model_infer: Any = None
 
     async def infer(
         self,
         lane: Lane,
-        inputs: Mapping[str, NDArray[Any]],
+        inputs: Mapping[str, Input],
         outputs: Sequence[str],
         *,
         timeout_s: float,
@@ -62,8 +60,8 @@ class Triton:
         """Run a model once.
 
         Args:
-            inputs: by name, with the batch dimension first where the model batches. BYTES are
-                object arrays of `bytes`.
+            inputs: by name, with the batch dimension first where the model batches; or a list of
+                rows without it, all of one shape. BYTES are object arrays of `bytes`.
             outputs: the names of those wanted; nothing else is sent.
             hurried: rather fail with `Overran` than take far longer than the model usually does.
                 Our own onnxruntime backend knows what is usual; others take no notice.
@@ -79,19 +77,10 @@ class Triton:
             BatchFailed: the model failed on this batch, perhaps because of one row; `Overran` if
                 it took too long.
         """
-        request = service_pb2.ModelInferRequest(
-            model_name=lane.model, model_version=str(lane.version)
-        )
-        for name, array in inputs.items():
-            datatype, content = _encoded(name, array)
-            request.inputs.add(name=name, datatype=datatype, shape=array.shape)
-            request.raw_input_contents.append(content)
-        for name in outputs:
-            request.outputs.add(name=name)
-        if hurried:
-            request.parameters["hurried"].bool_param = True
+        request = inference_request(lane, inputs, outputs, hurried=hurried)
+        self._connect()
         try:
-            response = await self._service().ModelInfer(request, timeout=timeout_s)
+            response = await self._model_infer(request, timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
             raise failure_from(error.code(), error.details() or "", lane.model) from error
         return _decoded(response, outputs, lane.model)
@@ -133,21 +122,17 @@ class Triton:
             await channel.close()
 
     def _service(self) -> Any:
-        if self._stub is None:
-            self._channel = grpc.aio.insecure_channel(self._address, options=CHANNEL_OPTIONS)
-            self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._connect()
         return self._stub
 
-
-def _encoded(name: str, array: NDArray[Any]) -> tuple[str, bytes]:
-    """The protocol's name of an array's type, and its elements as they travel."""
-    datatype = np_to_triton_dtype(array.dtype)
-    if datatype is None:
-        raise ModelRejected(f"input {name} has a type that Triton does not know: {array.dtype}")
-    if datatype == "BYTES":
-        packed = serialize_byte_tensor(array)
-        return datatype, packed.item() if packed.size else b""
-    return datatype, array.tobytes()
+    def _connect(self) -> None:
+        if self._channel is None:
+            self._channel = grpc.aio.insecure_channel(self._address, options=CHANNEL_OPTIONS)
+            self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+            # The stub's own takes messages, which cost more than all the rest: see `wire`.
+            self._model_infer = self._channel.unary_unary(
+                MODEL_INFER, response_deserializer=service_pb2.ModelInferResponse.FromString
+            )
 
 
 def _decoded(response: Any, outputs: Sequence[str], model: str) -> dict[str, NDArray[Any]]:

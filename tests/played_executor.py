@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from blobs import Blobs, NewBlob
@@ -23,7 +24,7 @@ from dispatcher.execute import ExecutionLimits, Executor, KeepInputs, Parts
 from dispatcher.health import ModelHealth
 from dispatcher.outages import Outage
 from dispatcher.turn import Turn
-from inference import Triton
+from inference import Input, Triton
 from ledger import Ledger, Unrecordable
 from tasks.registry import task
 from tests.tickets import fresh_id
@@ -62,7 +63,7 @@ class PlayedTriton(Triton):
     async def infer(
         self,
         lane: Lane,
-        inputs: Mapping[str, NDArray[Any]],
+        inputs: Mapping[str, Input],
         outputs: Sequence[str],
         *,
         timeout_s: float,
@@ -74,7 +75,7 @@ class PlayedTriton(Triton):
             await self.until()
         if self.failures:
             raise self.failures.pop(0)
-        return {"out": inputs["in"]}
+        return {"out": np.asarray(inputs["in"])}
 
 
 class PlayedLedger(Ledger):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from numpy.typing import NDArray
 
@@ -13,7 +14,7 @@ from contract.catalog import Lane, Model, Tensor
 from contract.errors import ModelUnavailable
 from dispatcher import health
 from dispatcher.health import ModelHealth
-from inference import Triton
+from inference import Input, Triton
 
 TWICE = Model(
     "echo", (1,), "tensor", 8, (Tensor("in", "BYTES", (1,)),), (Tensor("out", "BYTES", (1,)),),
@@ -32,7 +33,7 @@ class HalfDeadTriton(Triton):
     async def infer(
         self,
         lane: Lane,
-        inputs: Mapping[str, NDArray[Any]],
+        inputs: Mapping[str, Input],
         outputs: Sequence[str],
         *,
         timeout_s: float,
@@ -47,7 +48,7 @@ class HalfDeadTriton(Triton):
                 raise ModelUnavailable("its process has died")
         finally:
             self._busy -= 1
-        return {"out": inputs["in"]}
+        return {"out": np.asarray(inputs["in"])}
 
     @property
     def is_whole(self) -> bool:
@@ -77,7 +78,7 @@ class OccupiedTriton(HalfDeadTriton):
     async def infer(
         self,
         lane: Lane,
-        inputs: Mapping[str, NDArray[Any]],
+        inputs: Mapping[str, Input],
         outputs: Sequence[str],
         *,
         timeout_s: float,
@@ -85,7 +86,7 @@ class OccupiedTriton(HalfDeadTriton):
     ) -> dict[str, NDArray[Any]]:
         if self._hidden:
             self._hidden -= 1
-            return {"out": inputs["in"]}
+            return {"out": np.asarray(inputs["in"])}
         return await super().infer(lane, inputs, outputs, timeout_s=timeout_s)
 
 

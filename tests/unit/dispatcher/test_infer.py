@@ -16,7 +16,7 @@ from contract.catalog import Lane, Model, Tensor
 from contract.errors import BatchFailed, InferenceError, ModelRejected, ModelUnavailable
 from dispatcher.health import ModelHealth
 from dispatcher.infer import DOWNFALLS_MAX, Answer, BroughtDown, Inference
-from inference import Overran, Triton
+from inference import Input, Overran, Triton
 from tasks.base import Tensors
 
 LANE = Lane("doubling", 1)
@@ -34,17 +34,18 @@ class DoublingTriton(Triton):
     async def infer(
         self,
         lane: Lane,
-        inputs: Mapping[str, NDArray[Any]],
+        inputs: Mapping[str, Input],
         outputs: Sequence[str],
         *,
         timeout_s: float,
         hurried: bool = False,
     ) -> dict[str, NDArray[Any]]:
-        self.requests.append(inputs["x"].shape)
+        x = np.asarray(inputs["x"])
+        self.requests.append(x.shape)
         self.hurried.append(hurried)
         await asyncio.sleep(0)
-        self.objection([int(number) for number in inputs["x"].ravel()])
-        return {"y": inputs["x"] * 2}
+        self.objection([int(number) for number in x.ravel()])
+        return {"y": x * 2}
 
 
 class QuickHealth(ModelHealth):
@@ -162,7 +163,7 @@ def test_a_row_that_is_only_slower_than_the_others_is_answered_all_the_same() ->
         async def infer(
             self,
             lane: Lane,
-            inputs: Mapping[str, NDArray[Any]],
+            inputs: Mapping[str, Input],
             outputs: Sequence[str],
             *,
             timeout_s: float,
@@ -170,7 +171,7 @@ def test_a_row_that_is_only_slower_than_the_others_is_answered_all_the_same() ->
         ) -> dict[str, NDArray[Any]]:
             if hurried and 3 in inputs["x"]:
                 raise Overran("the model overran the 2 s")
-            return {"y": inputs["x"] * 2}
+            return {"y": np.asarray(inputs["x"]) * 2}
 
     assert results(ran(Slow(), rows_of(range(4)))) == [0, 2, 4, 6]
 
@@ -186,14 +187,14 @@ async def test_batches_under_which_the_model_went_down_are_tried_again_one_at_a_
         async def infer(
             self,
             lane: Lane,
-            inputs: Mapping[str, NDArray[Any]],
+            inputs: Mapping[str, Input],
             outputs: Sequence[str],
             *,
             timeout_s: float,
             hurried: bool = False,
         ) -> dict[str, NDArray[Any]]:
             nonlocal most_at_once
-            number = int(inputs["x"][0, 0])
+            number = int(inputs["x"][0][0])
             self.calls += 1
             is_down = self.calls <= 4
             await asyncio.sleep(0)
@@ -203,7 +204,7 @@ async def test_batches_under_which_the_model_went_down_are_tried_again_one_at_a_
             most_at_once = max(most_at_once, len(at_once))
             await asyncio.sleep(0.001)
             at_once.remove(number)
-            return {"y": inputs["x"] * 2}
+            return {"y": np.asarray(inputs["x"]) * 2}
 
     served, triton = model(), Counting()
     inference = Inference(served, triton, QuickHealth(served, triton), timeout_s=1)
@@ -217,13 +218,13 @@ def test_an_answer_with_too_few_rows_is_nobodys_answer() -> None:
         async def infer(
             self,
             lane: Lane,
-            inputs: Mapping[str, NDArray[Any]],
+            inputs: Mapping[str, Input],
             outputs: Sequence[str],
             *,
             timeout_s: float,
             hurried: bool = False,
         ) -> dict[str, NDArray[Any]]:
-            return {"y": inputs["x"][:1] if len(inputs["x"]) > 1 else inputs["x"]}
+            return {"y": np.asarray(inputs["x"][:1])}
 
     assert results(ran(Losing(), rows_of([5, 6, 7]))) == [5, 6, 7]  # asked one by one in the end
 

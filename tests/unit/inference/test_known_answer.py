@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from contract.catalog import Lane, Model, Tensor
 from contract.errors import BatchFailed, ServiceError
-from inference import AnswerWrong, BrokenRepository, Triton, check_known_answer
+from inference import AnswerWrong, BrokenRepository, Input, Triton, check_known_answer
 
 TEXT = Model(
     "text", (1,), "tensor", 8, (Tensor("i", "BYTES", (1,)),), (Tensor("o", "BYTES", (1,)),)
@@ -42,13 +42,13 @@ class Answering(Triton):
     async def infer(
         self,
         lane: Lane,
-        inputs: Mapping[str, NDArray[Any]],
+        inputs: Mapping[str, Input],
         outputs: Sequence[str],
         *,
         timeout_s: float,
         hurried: bool = False,
     ) -> dict[str, NDArray[Any]]:
-        self.question = dict(inputs)
+        self.question = {name: np.asarray(array) for name, array in inputs.items()}
         if isinstance(self._answer, ServiceError):
             raise self._answer
         return dict.fromkeys(outputs, self._answer)
