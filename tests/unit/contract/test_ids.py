@@ -51,11 +51,14 @@ def test_any_uuid_survives_the_text_form(identifier: UUID) -> None:
         "0" * 24 + " 0",
         "0" * 25 + "é",
         "A" * 26,  # upper case
+        "0" * 23 + "1_0",  # `int` reads it
+        "0" * 25 + "0\n",
+        "\u0660" * 26,  # digits, elsewhere
         "00000000-0000-7000-8000-00",
     ],
 )
 def test_an_id_of_wrong_form_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"a prediction id (is|ends in)"):
+    with pytest.raises(ValueError, match="a prediction id is"):
         parse_prediction_id(text)
 
 

@@ -14,7 +14,7 @@ from contract.catalog import Model, Tensor
 from contract.errors import InvalidInput, TooLarge, UnsupportedMedia, UnusableOutput
 from contract.ids import PredictionId
 from contract.prediction import JSON, File, Ticket
-from tasks.image_classification import ImageClassification
+from tasks.image_classification import ImageClassification, _best_first
 from tasks.registry import task
 
 CLASSES = 20
@@ -162,3 +162,15 @@ def test_a_model_it_cannot_serve_is_refused_with_the_reason(
         TASK.check_model(Model("odd", (1,), TASK.name, 4, (image,), (scores,)))
     with pytest.raises(ValueError, match="one input and one output"):
         TASK.check_model(Model("odd", (1,), TASK.name, 4, (IMAGE, IMAGE), (SCORES,)))
+
+
+@given(
+    st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=1, max_size=40),
+    st.integers(1, 50),
+)
+def test_the_best_classes_come_first_and_equal_ones_in_their_order(
+    scores: list[float], count: int
+) -> None:
+    best = _best_first(np.array(scores, np.float32), count)
+    expected = sorted(range(len(scores)), key=lambda place: -scores[place])[:count]
+    assert best.tolist() == expected
