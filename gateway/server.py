@@ -9,7 +9,7 @@ import contextlib
 import socket
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -75,6 +75,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         cycle = self.cycle
         self.scope["state"]["body_is_here"] = lambda: not cycle.more_body
+        # These two have no write, or another one, after the first.
+        if self.scope["method"] != "HEAD" and not self.expect_100_continue:
+            cycle.transport = cast(asyncio.Transport, _HeadWithBody(self.transport))
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
@@ -115,6 +118,36 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+class _HeadWithBody:
+    """What a request's answer is written to: its head goes out with the first of its body.
+
+    uvloop makes a system call of each write, and wakes the caller by it.
+    """
+
+    __slots__ = ("_head", "_transport")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._head: bytes | None = b""  # empty: still to come; None: it has gone
+
+    def write(self, data: bytes) -> None:
+        if self._head is None:
+            self._transport.write(data)
+        elif self._head:
+            self._transport.writelines([self._head, data])
+            self._head = None
+        else:
+            self._head = data
+
+    def close(self) -> None:
+        if self._head:
+            self._transport.write(self._head)
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
 
 
 class GatewayServer(uvicorn.Server):

@@ -166,6 +166,8 @@ class Submitter:
         return bare
 
     async def _with_large_files_in_blobs(self, ticket: Ticket) -> Ticket:
+        if not ticket.files:
+            return ticket
         room = INLINE_BYTES_MAX
         files = dict(ticket.files)
         for name, file in sorted(ticket.files.items(), key=lambda item: item[1].size):

@@ -1,5 +1,6 @@
 """The two busiest requests, which the gateway answers in front of FastAPI: as FastAPI would."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import httpx
@@ -12,7 +13,7 @@ from gateway.app import open_gateway
 from gateway.direct import Direct
 from gateway.edge import Edge
 from gateway.settings import GatewaySettings
-from tests.gateways import ALICE
+from tests.gateways import ALICE, RunningGateway
 
 ECHO = "/v1/models/triton/identity/predictions"
 UNKNOWN = "/v1/predictions/" + "0" * 26
@@ -108,3 +109,23 @@ async def test_of_a_header_that_comes_twice_the_first_counts(edge: Edge) -> None
     async with spoken_to(edge) as client:
         del client.headers["Authorization"]
         assert (await client.get(UNKNOWN, headers=headers)).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("head", "begins"),
+    [
+        (f"HEAD {UNKNOWN} HTTP/1.1", b"HTTP/1.1 404 "),
+        (f"POST {ECHO} HTTP/1.1\r\nContent-Length: 1\r\nExpect: 100-continue", b"HTTP/1.1 100 "),
+    ],
+)
+async def test_an_answer_that_is_all_head_is_not_held_back(
+    gateway: RunningGateway, head: str, begins: bytes
+) -> None:
+    """Who waits for the 100 sends no body before; a HEAD has no answer but its head."""
+    url = httpx.URL(gateway.url)
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    json_of_alice = f"Content-Type: application/json\r\nAuthorization: {ALICE['Authorization']}"
+    writer.write(f"{head}\r\nHost: {url.netloc.decode()}\r\n{json_of_alice}\r\n\r\n".encode())
+    async with asyncio.timeout(15):
+        assert (await reader.readline()).startswith(begins)
+    writer.close()
