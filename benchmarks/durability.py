@@ -25,6 +25,8 @@ from typing import Any
 import psutil
 import uvloop
 
+from benchmarks.load import connections
+from benchmarks.product import submit
 from broker import Broker, QueueLimits
 from contract.ids import new_prediction_id
 from contract.prediction import File, Ticket
@@ -168,31 +170,16 @@ async def publish_cell(way: Way, size: int, at_once: int) -> Figures:
 
 async def submit_cell(way: Way, size: int) -> Figures:
     """Submit to the gateway, over connections that stay open."""
-    connections: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = [
-        await asyncio.open_connection(LOOPBACK, way.gateway_port) for _ in range(SUBMITTERS)
-    ]
-    body = json.dumps({"input": {"INPUT0": "x" * size}}).encode()
-    head = (
-        "POST /v1/models/triton/identity/predictions HTTP/1.1\r\nHost: 127.0.0.1\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    request = head.encode() + body
-    free = list(connections)
+    send = submit("identity", size)
+    async with connections(way.gateway_port, SUBMITTERS) as links:
+        free = list(links)
 
-    async def submit() -> None:
-        reader, writer = connection = free.pop()
-        writer.write(request)
-        answer = await reader.readuntil(b"\r\n\r\n")
-        length = answer.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
-        assert answer.startswith(b"HTTP/1.1 202"), answer
-        await reader.readexactly(int(length))
-        free.append(connection)
+        async def effect() -> None:
+            link = free.pop()
+            await send(link, 0)
+            free.append(link)
 
-    try:
-        figures = await measured(way, SUBMITTERS, submit)
-    finally:
-        for _, writer in connections:
-            writer.close()
+        figures = await measured(way, SUBMITTERS, effect)
     await emptied(way)
     return figures
 
