@@ -45,10 +45,13 @@ async def test_what_was_refused_is_not_remembered() -> None:
 async def test_a_refused_repetition_takes_nothing_away_from_the_one_that_was_accepted() -> None:
     recent, ticket = Recent(), a_ticket()
     recent.expect(ticket)
+    recent.heard([Announced(ticket.id, an_outcome(ticket))])
     recent.expect(ticket)
     recent.settle(ticket.id, 7)
     recent.settle(ticket.id, None)
-    assert recent.find(ticket.id) is not None
+    known = recent.find(ticket.id)
+    assert known is not None
+    assert known.outcome == an_outcome(ticket)
 
 
 async def test_an_outcome_that_is_announced_before_the_acceptance_is_known_is_heard() -> None:
