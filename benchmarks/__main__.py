@@ -119,15 +119,17 @@ async def start(needed: set[str], folder: Path, opened: AsyncExitStack) -> Syste
     return found
 
 
-async def idle(systems: Systems) -> float:
-    """The share of one core that all systems together take while nobody asks them."""
-
-    def spent_s() -> float:
-        return sum(sum(processes.cpu_s(it.pid).values()) for it in systems.values())
-
-    before_s = spent_s()
+async def idle(systems: Systems) -> dict[str, dict[str, float]]:
+    """The share of one core that each kind of process of each system takes while nobody asks."""
+    before = {name: processes.cpu_s(it.pid) for name, it in systems.items()}
     await asyncio.sleep(IDLE_S)
-    return (spent_s() - before_s) / IDLE_S
+    after = {name: processes.cpu_s(it.pid) for name, it in systems.items()}
+    return {
+        name: {
+            kind: round((s - before[name].get(kind, 0.0)) / IDLE_S, 4) for kind, s in spent.items()
+        }
+        for name, spent in after.items()
+    }
 
 
 async def run(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -140,7 +142,7 @@ async def run(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         chosen = [it for it in chosen if it.needs in systems]
         for it in chosen:
             await it.run(systems[it.needs], max(it.count // WARM, 16))
-        idle_share = await idle(systems)
+        idling = await idle(systems)
         tell("all are warm")
         for number in range(given.rounds):
             for it in chosen:
@@ -161,7 +163,7 @@ async def run(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         **where,
         "versions": versions(),
         "rounds": given.rounds,
-        "idle_cores": round(idle_share, 3),
+        "idle_cores": idling,
         "cells": cells,
     }
 

@@ -227,11 +227,14 @@ def others_table(results: Results) -> str:
 def machine_table(results: Results) -> str:
     machine, versions = results["machine"], results["versions"]
     load = " ".join(str(each) for each in machine["load_average"])
+    idle = "; ".join(
+        f"{name} {sum(spent.values()):.3f}" for name, spent in results["idle_cores"].items()
+    )
     rows = [
         ["machine", f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB"],
         ["system", machine["system"]],
         ["load average before", load],
-        ["all systems idling together", f"{results['idle_cores']:.2f} of one core"],
+        ["idling, share of one core", idle],
         ["taken", f"{results['at']}, commit `{results['commit']}`, {results['rounds']} rounds"],
         ["versions", ", ".join(f"{name} {it}" for name, it in versions.items())],
     ]
