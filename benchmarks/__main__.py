@@ -100,7 +100,11 @@ def _direct(load: str, ask: direct.Ask, count: int, at_once: int) -> Trial:
 
 
 async def start(needed: set[str], folder: Path, opened: AsyncExitStack) -> Systems:
-    """Those systems that are needed and can run here; of another, the reason is told."""
+    """Those systems that are needed. The peer is left out where it cannot run, and it is told why.
+
+    Raises:
+        Unavailable: another one cannot run.
+    """
     how: dict[str, tuple[str, ...]] = {
         "raw fp32": ("benchmarks.raw", FP32),
         "raw int8": ("benchmarks.raw", INT8),
@@ -115,6 +119,8 @@ async def start(needed: set[str], folder: Path, opened: AsyncExitStack) -> Syste
                 found[name] = await opened.enter_async_context(system(name, *words))
                 tell(f"{name} is ready")
             except Unavailable as error:
+                if name != "peer":
+                    raise
                 tell(f"{name} is left out: {error}")
     return found
 
