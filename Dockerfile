@@ -42,7 +42,10 @@ RUN groupadd --system --gid 10001 tritonq \
 COPY --from=app /opt/tritonq /opt/tritonq
 COPY --from=weights /build/model_repository /opt/model_repository
 COPY deploy/fill_models.sh /opt/tritonq/bin/fill-models
+# MALLOC_*: KEEP_MEMORY in standalone/server.py says why.
 ENV PATH=/opt/tritonq/bin:$PATH \
+    MALLOC_MMAP_THRESHOLD_=33554432 \
+    MALLOC_TRIM_THRESHOLD_=67108864 \
     HEALTH_URL=http://127.0.0.1:8080/healthz
 USER 10001:10001
 WORKDIR /opt

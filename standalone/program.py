@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from standalone.server import Launch, answers_ok
+from standalone.server import KEEP_MEMORY, Launch, answers_ok
 
 INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR")
 
@@ -62,4 +62,4 @@ def program_environment(
         if key in INHERITED or (key.startswith(prefix) and key.removesuffix("_FILE") not in settled)
     }
     from_us = {f"{prefix}{key}": value for key, value in settings.items()}
-    return from_user | from_us | {"PYTHONUNBUFFERED": "1"}
+    return from_user | from_us | {"PYTHONUNBUFFERED": "1", **KEEP_MEMORY}

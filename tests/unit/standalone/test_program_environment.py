@@ -1,6 +1,7 @@
 """What our own programs get to see of the environment."""
 
 from standalone.program import program_environment
+from standalone.server import KEEP_MEMORY
 
 
 def test_our_settings_win_over_the_users() -> None:
@@ -24,4 +25,5 @@ def test_a_secret_of_ours_never_meets_the_users_other_spelling_of_it() -> None:
 
 def test_nothing_else_of_the_environment_is_passed_on() -> None:
     user = {"PATH": "/bin", "AWS_SECRET_ACCESS_KEY": "x", "PYTHONPATH": "y", "DISPATCHER_NAME": "z"}
-    assert program_environment("gateway", {}, user) == {"PATH": "/bin", "PYTHONUNBUFFERED": "1"}
+    ours = {"PYTHONUNBUFFERED": "1", **KEEP_MEMORY}
+    assert program_environment("gateway", {}, user) == {"PATH": "/bin", **ours}
