@@ -38,7 +38,7 @@ BACKLOGS = (0, 10_000, 100_000)
 SUBMITTERS, WAITERS = 64, 128
 WAITED, SUBMITTED = 8_000, 8_000  # predictions of one cell, at scale 1
 # Of these, so many are run and measured. They leave the queue by the batch, a thousand at a time.
-DRAINED = 20_000
+DRAINED = 40_000
 SETTLE_S = 0.05
 EMPTY_S_MAX = 300.0
 FIRST_SHARE = 10  # of what is drained, the first tenth warms the dispatcher
