@@ -1,6 +1,7 @@
 """From inputs to tensors: fetches files that travelled outside their ticket, decodes in threads.
 
-Image decoding releases the GIL, so threads use every core while the loop goes on.
+Image decoding releases the GIL, so threads use every core while the loop goes on. A few plain
+values are encoded sooner than a thread has woken.
 """
 
 import asyncio
@@ -25,6 +26,9 @@ class InputMissing(InvalidInput):
     code = "input_missing"
 
 
+# Plain values that are encoded in the loop, within about 2 ms: a thread answers 0.25 ms later.
+LIGHT_BYTES_MAX = 96 * 1024
+
 Encoded = Tensors | InvalidInput  # an input that cannot be encoded fails alone
 
 
@@ -39,8 +43,16 @@ class Encoder:
         # Files fetched from the blobs are large: no more of them in memory than are being decoded.
         self._fetching = asyncio.Semaphore(threads)
 
-    async def encode(self, task: Task, model: Model, tickets: Sequence[Ticket]) -> list[Encoded]:
-        """Encode each ticket's input, in order. Waits while a file it needs cannot be fetched."""
+    async def encode(
+        self, task: Task, model: Model, tickets: Sequence[Ticket], *, size: int
+    ) -> list[Encoded]:
+        """Encode each ticket's input, in order. Waits while a file it needs cannot be fetched.
+
+        Args:
+            size: of all tickets together as they travelled, in bytes.
+        """
+        if size <= LIGHT_BYTES_MAX and not any(ticket.files for ticket in tickets):
+            return [_encoded(task, model, ticket) for ticket in tickets]
         if all(_is_whole(ticket) for ticket in tickets):
             return await self._in_threads(task, model, tickets)
         return await asyncio.gather(*(self._one(task, model, ticket) for ticket in tickets))

@@ -173,7 +173,8 @@ class Executor:
 
     async def _encode(self, rows: Sequence[Row]) -> None:
         tickets = [row.ticket for row in rows]
-        encoded = await self._parts.encoder.encode(self._task, self._model, tickets)
+        size = sum(row.delivery.size for row in rows)
+        encoded = await self._parts.encoder.encode(self._task, self._model, tickets, size=size)
         for row, result in zip(rows, encoded, strict=True):
             if isinstance(result, InvalidInput):
                 self._fail(row, result)

@@ -43,6 +43,7 @@ class PlayedDelivery(Delivery):
     def __init__(self, ticket: Ticket, attempt: int, effects: Effects) -> None:
         self.ticket, self.attempt, self.sequence = ticket, attempt, 1
         self.unreadable, self.withdrawn = "", False
+        self.size = len(ticket.to_bytes())
         self._effects = effects
 
     async def ack(self) -> None:

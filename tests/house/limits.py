@@ -109,6 +109,7 @@ TABLE: dict[str, tuple[Row, ...]] = {
         ("inference.triton.ANSWER_BYTES_MAX", "an answer of Triton", "smaller batches; failed"),
         ("contract.limits.OUTPUT_BYTES_MAX", "an output, as JSON", "failed, unusable_output"),
         ("inference.failures.MESSAGE_CHARACTERS_MAX", "an error's message", "cut"),
+        ("dispatcher.encode.LIGHT_BYTES_MAX", "values encoded in the loop", "a thread"),
         ("dispatcher.execute.HELD_UP_S_MAX", "loop held by outputs", "the others' turn"),
         ("dispatcher.outages.RETRY_S_MAX", "pause while a part is away", "not longer"),
         ("dispatcher.health.CHECK_S_MAX", "pause while a model is away", "not longer"),

@@ -63,6 +63,17 @@ def family(process: Process) -> list[psutil.Process]:
     return [leader, *leader.children(recursive=True)]
 
 
+async def test_triton_and_all_that_it_starts_let_others_go_first(
+    server: standalone_triton.Triton,
+) -> None:
+    async with running(server) as process:
+        for member in family(process):
+            assert member.nice() == standalone_triton.NICE
+            group = Path(f"/proc/{member.pid}/autogroup")
+            if group.exists():  # else the kernel was built without
+                assert group.read_text().endswith(f" nice {standalone_triton.NICE}\n")
+
+
 async def test_a_stop_leaves_neither_processes_nor_shared_memory(
     server: standalone_triton.Triton, triton: Triton
 ) -> None:
