@@ -13,8 +13,10 @@ import os
 import statistics
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -29,6 +31,7 @@ from standalone.up import up
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = 64  # different ones
+JSON = "application/json"
 SMALL, LARGE = 1_000, 100_000  # bytes
 
 
@@ -39,7 +42,7 @@ class Cell:
     count: int
     at_once: int
     work: Callable[[Connection, int], Awaitable[None]]
-    drained: bool = False  # what was submitted has ended before the next cell
+    alone: bool = False  # submitted while no dispatcher runs; they run it before the next cell
 
 
 @dataclass(frozen=True)
@@ -55,11 +58,12 @@ class Figures:
 def submit_and_fetch(model: str) -> Callable[[Connection, int], Awaitable[None]]:
     """POST a photograph, then GET its outcome."""
     path = f"/v1/models/triton/{model}/predictions"
-    posts = [post(path, each, "image/jpeg") for each in photographs(IMAGES)]
+    images, fresh = photographs(IMAGES), count()
     known: dict[int, bytes] = {}
 
     async def work(link: Connection, number: int) -> None:
-        status, body = await link.ask(posts[number % IMAGES])
+        image = _unlike_others(images[number % IMAGES], fresh)
+        status, body = await link.ask(post(path, image, "image/jpeg"))
         assert status == 202, body
         status, body = await link.ask(get(f"/v1/predictions/{read_answer(body).id}?wait=55"))
         answer = read_answer(body)
@@ -75,7 +79,7 @@ def submit_and_wait(model: str, size: int) -> Callable[[Connection, int], Awaita
     text = "x" * size
     body = json.dumps({"input": {"INPUT0": text}}).encode()
     path = f"/v1/models/triton/{model}/predictions"
-    request = post(path, body, "application/json", "Prefer: wait=55")
+    request = post(path, body, JSON, "Prefer: wait=55")
 
     async def work(link: Connection, _: int) -> None:
         status, body = await link.ask(request)
@@ -88,20 +92,31 @@ def submit_and_wait(model: str, size: int) -> Callable[[Connection, int], Awaita
 
 def wait_for_photograph(model: str) -> Callable[[Connection, int], Awaitable[None]]:
     path = f"/v1/models/triton/{model}/predictions"
-    posts = [post(path, each, "image/jpeg", "Prefer: wait=55") for each in photographs(IMAGES)]
+    images, fresh = photographs(IMAGES), count()
 
     async def work(link: Connection, number: int) -> None:
-        status, body = await link.ask(posts[number % IMAGES])
+        image = _unlike_others(images[number % IMAGES], fresh)
+        status, body = await link.ask(post(path, image, "image/jpeg", "Prefer: wait=55"))
         assert (status, read_answer(body).status) == (201, "succeeded"), body
 
     return work
 
 
+def _unlike_others(image: bytes, fresh: Iterator[int]) -> bytes:
+    """The same photograph in other bytes, or its file would be kept already: more after its end."""
+    return image + next(fresh).to_bytes(8)
+
+
 def submit(model: str, size: int) -> Callable[[Connection, int], Awaitable[None]]:
-    body = json.dumps({"input": {"INPUT0": "x" * size}}).encode()
-    request = post(f"/v1/models/triton/{model}/predictions", body, "application/json")
+    """POST a small text as JSON, a large one as a file of its own, as callers do."""
+    path = f"/v1/models/triton/{model}/predictions"
+    text, fresh = "x" * size, count()
 
     async def work(link: Connection, _: int) -> None:
+        if size > SMALL:
+            request = post(path, f"{next(fresh):x<{size}}".encode(), "application/octet-stream")
+        else:
+            request = post(path, json.dumps({"input": {"INPUT0": text}}).encode(), JSON)
         status, body = await link.ask(request)
         assert status == 202, body
 
@@ -113,8 +128,8 @@ CELLS: dict[str, Callable[[], Cell]] = {
     "int8": lambda: Cell(800, 64, submit_and_fetch("efficientnet_lite0_int8")),
     "noop": lambda: Cell(10_000, 128, submit_and_wait("identity", SMALL)),
     "noop 100 KB": lambda: Cell(3_000, 64, submit_and_wait("identity", LARGE)),
-    "submit": lambda: Cell(12_000, 64, submit("identity", SMALL), drained=True),
-    "submit 100 KB": lambda: Cell(4_000, 64, submit("identity", LARGE), drained=True),
+    "submit": lambda: Cell(12_000, 64, submit("identity", SMALL), alone=True),
+    "submit 100 KB": lambda: Cell(4_000, 64, submit("identity", LARGE), alone=True),
     "one fp32": lambda: Cell(150, 1, wait_for_photograph("efficientnet_lite0")),
     "one noop": lambda: Cell(400, 1, submit_and_wait("identity", SMALL)),
 }
@@ -124,8 +139,9 @@ async def measured(port: int, cell: Cell, root: int | None = None) -> Figures:
     """Load whatever answers at `port`; `root` as in `processes.cpu_s`."""
     async with connections(port, cell.at_once) as links:
         before = processes.cpu_s(root)
-        result = await closed_loop(links, cell.count, cell.work)
-        if cell.drained:
+        with processes.frozen("dispatcher", root) if cell.alone else nullcontext():
+            result = await closed_loop(links, cell.count, cell.work)
+        if cell.alone:
             await _last(links[0])
         after = processes.cpu_s(root)
     return figures_of(result, before, after)
