@@ -38,9 +38,8 @@ ENVIRONMENT_FOLDERS = Path("/tmp")  # noqa: S108 -- Triton does not ask for TMPD
 EXIT_S_MAX = 8  # Triton's own time for requests under way; it needs up to 3.5 s when it is busy
 LOAD_S_MAX = 60.0
 STUB = "triton_python_backend_stub"
-# It takes all the CPU there is, in slices of milliseconds. What accepts and records needs little of
-# it, but at once: beside Triton a burst of images is accepted at 1,000 a second, before it at 1,500,
-# and a steady load gains as well.
+# It takes all the CPU there is, in slices of milliseconds. What accepts and records needs little,
+# but at once: beside Triton a burst of images is accepted at 1,000 a second, before it at 1,500.
 NICE = 10
 FROZEN = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
 RESTRICTED = "model-repository,shared-memory,trace,logging"  # APIs that ask for the secret
