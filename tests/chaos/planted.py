@@ -26,9 +26,13 @@ class Bug(StrEnum):
     NO_LAST_LOOK = "no_last_look"
 
 
+def planted() -> Bug:
+    """The bug that the environment names."""
+    return Bug(os.environ.get(VARIABLE, ""))
+
+
 def plant(points: Points) -> None:
-    """Plant the bug that the environment names."""
-    match Bug(os.environ.get(VARIABLE, "")):
+    match planted():
         case Bug.ACK_BEFORE_RECORD:
             _ack_before_record(points)
         case Bug.UPDATE_INSTEAD_OF_INSERT:
@@ -71,9 +75,9 @@ def _update_instead_of_insert() -> None:
 
 def _no_last_look() -> None:
     """A reader asks the ledger and the queue, and not the ledger once more."""
-    find = Follower.find
+    find = Follower._find
 
-    async def hasty(self: Follower, prediction_id: PredictionId) -> Any:
+    async def hasty(self: Follower, prediction_id: PredictionId, known: Any) -> Any:
         ledger, looks = self._ledger, 0
 
         class OneLook:
@@ -88,6 +92,6 @@ def _no_last_look() -> None:
         blind = object.__new__(Follower)
         blind.__dict__.update(self.__dict__)
         blind._ledger = OneLook()  # type: ignore[assignment]
-        return await find(blind, prediction_id)
+        return await find(blind, prediction_id, known)
 
-    Follower.find = hasty  # type: ignore[method-assign]
+    Follower._find = hasty  # type: ignore[method-assign]
