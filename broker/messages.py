@@ -4,6 +4,7 @@ Any replica answers a direct get, and may be behind; only the leader's "not foun
 while it still leads.
 """
 
+import asyncio
 import base64
 from collections.abc import Mapping
 from contextlib import suppress
@@ -19,6 +20,7 @@ from contract.errors import QueueUnavailable
 ANSWER_TIMEOUT_S = 2.0
 NOT_FOUND = 404
 NO_MESSAGE_FOUND = 10037
+HEARD_OF_S = 1.5  # leaders tell of themselves every second (nats-server, raft.go: hbInterval)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,24 @@ class Messages:
         return Stored(int(headers["Nats-Sequence"]), answer.data, headers["Nats-Subject"])
 
     async def _from_leader(self, question: Mapping[str, str | int]) -> Stored | None:
+        stored = await self._word_of_a_leader(question)
+        if stored is not None:
+            return stored
+        leader = await require_majority(self._requests, self._stream)
+        if leader.is_settled:
+            return None
+        # One that was cut off, and is so no more, may have said it, and the new one the rest. It
+        # hears of the new one within a second.
+        await asyncio.sleep(HEARD_OF_S)
+        stored = await self._word_of_a_leader(question)
+        if stored is None:
+            now = await require_majority(self._requests, self._stream)
+            if now.name != leader.name:
+                raise QueueUnavailable("the queue's leader has just changed")
+        return stored
+
+    async def _word_of_a_leader(self, question: Mapping[str, str | int]) -> Stored | None:
+        """What somebody says who believes to lead. Raises QueueUnavailable."""
         answer = await self._requests.ask(
             f"$JS.API.STREAM.MSG.GET.{self._stream}",
             msgspec.json.encode(question),
@@ -98,7 +118,6 @@ class Messages:
             return Stored(message.seq, base64.b64decode(message.data), message.subject)
         assert read.error is not None
         if read.error.err_code == NO_MESSAGE_FOUND:
-            await require_majority(self._requests, self._stream)
             return None
         raise QueueUnavailable(f"the queue cannot be read: {read.error.description}")
 

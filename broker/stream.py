@@ -5,6 +5,7 @@ And whether that leader still leads. Cut off from its followers it goes on belie
 """
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import msgspec
 
@@ -17,7 +18,7 @@ ANSWER_TIMEOUT_S = 2.0
 # Followers answer their leader every second, and elect another one after 4 s without it at the
 # earliest (nats-server, raft.go: hbInterval, minElectionTimeout).
 FOLLOWER_SILENCE_S_MAX = 3.0
-
+BELIEVING_S_MAX = 30.0  # for so long, and not longer, there may be one that led before
 
 STREAM_NOT_FOUND = 10059
 
@@ -51,6 +52,7 @@ class Peers(msgspec.Struct, frozen=True):
     """Who keeps a stream or a consumer, in the eyes of the server that answers."""
 
     leader: str = ""  # a server that does not lead any more names nobody
+    leader_since: datetime | None = None  # None on a single server
     replicas: list[_Replica] = []  # all but the one that answers; none on a single server
 
     @property
@@ -62,11 +64,27 @@ class Peers(msgspec.Struct, frozen=True):
         in_touch = 1 + sum(0 < each.active <= silence_max for each in self.replicas)
         return bool(self.leader) and 2 * in_touch > 1 + len(self.replicas)
 
+    def is_settled(self, at: datetime) -> bool:
+        """Whether no earlier leader can be left that believes to lead."""
+        if not self.replicas:
+            return True
+        since = self.leader_since
+        return since is not None and (at - since).total_seconds() > BELIEVING_S_MAX
+
 
 class _StreamInfo(msgspec.Struct, frozen=True):
     state: _State | None = None
     cluster: Peers = Peers()
+    ts: datetime = datetime.min.replace(tzinfo=UTC)  # when it was said
     error: ApiError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Leader:
+    """Who leads a stream, and is in touch with most of its replicas."""
+
+    name: str  # empty on a single server
+    is_settled: bool  # no earlier leader can be left that believes to lead
 
 
 async def stream_depth(requests: Requests, names: QueueNames) -> Depth:
@@ -83,14 +101,16 @@ async def depth_of(requests: Requests, stream: str) -> Depth:
     return Depth(state.messages, state.bytes, max(1, state.first_seq), state.last_seq)
 
 
-async def require_majority(requests: Requests, stream: str) -> None:
+async def require_majority(requests: Requests, stream: str) -> Leader:
     """Make sure that what the leader of `stream` has just said was true when it said so.
 
     Raises:
         QueueUnavailable: no answer, or it is not in touch with most of the replicas.
     """
-    if not (await _ask(requests, stream)).cluster.has_a_leader:
+    info = await _ask(requests, stream)
+    if not info.cluster.has_a_leader:
         raise QueueUnavailable("the queue's leader is cut off from its replicas")
+    return Leader(info.cluster.leader, info.cluster.is_settled(info.ts))
 
 
 async def _ask(requests: Requests, stream: str) -> _StreamInfo:

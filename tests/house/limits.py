@@ -84,6 +84,7 @@ TABLE: dict[str, tuple[Row, ...]] = {
         ("broker.watch.LOOKS_MAX", "looks at JetStream that fail in a row", "another server"),
         ("broker.requests.RECONNECT_S_MAX", "wait for another server, to ask again", "503"),
         ("broker.stream.FOLLOWER_SILENCE_S_MAX", "silence of followers", "another server"),
+        ("broker.stream.BELIEVING_S_MAX", "doubt after a new leader", "its word alone counts"),
         ("broker.lookup.TICKETS_MAX", "tickets listed at once", "a bug"),
         ("broker.lookup.PAGE_BYTES_MAX", "their bytes", "a shorter page"),
     ),
