@@ -33,6 +33,9 @@ TOKENS = "alice:alice-token-1,bob:bob-token-22"
 ALICE = {"Authorization": "Bearer alice-token-1"}
 BOB = {"Authorization": "Bearer bob-token-22"}
 MODELS = ("efficientnet_lite0", "identity")
+ECHO = "/v1/models/triton/identity/predictions"
+TEXT = {"input": {"INPUT0": "hello"}}  # for `identity`
+NOBODY_LISTENS = "postgresql://nobody:nothing@127.0.0.1:1/nowhere"
 ROOM = 64
 DEADLINE_S = 15.0
 
@@ -228,3 +231,9 @@ async def gateway_broker(gateway: RunningGateway) -> AsyncIterator[Broker]:
 def dispatcher(gateway_broker: Broker, ledger: Ledger) -> PlayedDispatcher:
     """Not running yet: `async with dispatcher.running()`."""
     return PlayedDispatcher(gateway_broker, ledger)
+
+
+@pytest.fixture
+async def running(dispatcher: PlayedDispatcher) -> AsyncIterator[PlayedDispatcher]:
+    async with dispatcher.running() as played:
+        yield played

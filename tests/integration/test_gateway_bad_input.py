@@ -22,10 +22,9 @@ from broker import Broker
 from contract.ids import new_prediction_id
 from gateway.server import HEAD_BYTES_MAX
 from gateway.settings import GatewaySettings
-from tests.gateways import ALICE, RunningGateway, declared, serving
+from tests.gateways import ALICE, ECHO, RunningGateway, declared, serving
 
 CLASSIFY = "/v1/models/triton/efficientnet_lite0/predictions"
-ECHO = "/v1/models/triton/identity/predictions"
 UNKNOWN_ID = new_prediction_id(0, bytes(10))
 JSON = {"content-type": "application/json"}
 

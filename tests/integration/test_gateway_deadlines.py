@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -10,20 +9,19 @@ import pytest
 from broker import Broker
 from contract.ids import parse_prediction_id
 from gateway.settings import GatewaySettings
-from tests.gateways import PlayedDispatcher, RunningGateway, declared, serving, until_waiting
+from tests.gateways import (
+    ECHO,
+    NOBODY_LISTENS,
+    TEXT,
+    PlayedDispatcher,
+    RunningGateway,
+    declared,
+    serving,
+    until_waiting,
+)
 from tests.tickets import until
 
-ECHO = "/v1/models/triton/identity/predictions"
-TEXT = {"input": {"INPUT0": "hello"}}
-NOBODY_LISTENS = "postgresql://nobody:nothing@127.0.0.1:1/nowhere"
-
 Json = dict[str, Any]
-
-
-@pytest.fixture
-async def running(dispatcher: PlayedDispatcher) -> AsyncIterator[PlayedDispatcher]:
-    async with dispatcher.running() as played:
-        yield played
 
 
 async def submitted(gateway: RunningGateway, after: str) -> str:

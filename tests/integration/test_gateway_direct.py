@@ -13,9 +13,8 @@ from gateway.app import open_gateway
 from gateway.direct import Direct
 from gateway.edge import Edge
 from gateway.settings import GatewaySettings
-from tests.gateways import ALICE, RunningGateway
+from tests.gateways import ALICE, ECHO, RunningGateway
 
-ECHO = "/v1/models/triton/identity/predictions"
 UNKNOWN = "/v1/predictions/" + "0" * 26
 JSON = {"content-type": "application/json"}
 

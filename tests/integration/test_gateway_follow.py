@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator
 from typing import cast
 
 import httpx
@@ -20,6 +19,9 @@ from gateway.withdraw import Withdrawer
 from ledger import Ledger
 from tests.gateways import (
     ALICE,
+    ECHO,
+    NOBODY_LISTENS,
+    TEXT,
     PlayedDispatcher,
     RunningGateway,
     declared,
@@ -27,16 +29,6 @@ from tests.gateways import (
     until_waiting,
 )
 from tests.tickets import until
-
-ECHO = "/v1/models/triton/identity/predictions"
-TEXT = {"input": {"INPUT0": "hello"}}
-NOBODY_LISTENS = "postgresql://nobody:nothing@127.0.0.1:1/nowhere"
-
-
-@pytest.fixture
-async def running(dispatcher: PlayedDispatcher) -> AsyncIterator[PlayedDispatcher]:
-    async with dispatcher.running() as played:
-        yield played
 
 
 async def status_of(gateway: RunningGateway, url: str) -> str:

@@ -20,25 +20,25 @@ from contract.prediction import Ticket
 from gateway.claims import Key, fingerprint_of
 from gateway.settings import GatewaySettings
 from ledger import Ledger
-from tests.gateways import BOB, PlayedDispatcher, RunningGateway, declared, serving
+from tests.gateways import (
+    BOB,
+    ECHO,
+    NOBODY_LISTENS,
+    PlayedDispatcher,
+    RunningGateway,
+    declared,
+    serving,
+)
 from tests.tickets import fresh_id, until
 
-ECHO = "/v1/models/triton/identity/predictions"
 VERSION = "triton.identity.1"
 TEXT: dict[str, Any] = {"input": {"INPUT0": "hello"}}
 OTHER: dict[str, Any] = {"input": {"INPUT0": "something else"}}
 BODY: dict[str, Any] = {"version": VERSION, **TEXT}
 OCTETS = {"content-type": "application/octet-stream"}
-NOBODY_LISTENS = "postgresql://nobody:nothing@127.0.0.1:1/nowhere"
 DAY_MS = 24 * 3600 * 1000
 
 Send = Callable[[RunningGateway], Coroutine[None, None, httpx.Response]]
-
-
-@pytest.fixture
-async def running(dispatcher: PlayedDispatcher) -> AsyncIterator[PlayedDispatcher]:
-    async with dispatcher.running() as played:
-        yield played
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator
 from typing import Any
 
 import asyncpg
@@ -23,6 +22,9 @@ from ledger import Ledger
 from tests.gateways import (
     ALICE,
     BOB,
+    ECHO,
+    NOBODY_LISTENS,
+    TEXT,
     PlayedDispatcher,
     RunningGateway,
     declared,
@@ -33,20 +35,11 @@ from tests.gateways import (
 from tests.services import NatsAddress
 from tests.tickets import until
 
-ECHO = "/v1/models/triton/identity/predictions"
-TEXT = {"input": {"INPUT0": "hello"}}
 FAILING = {"input": {"INPUT0": "fail"}}
 OCTETS = {"content-type": "application/octet-stream"}
 WAIT = {"Prefer": "wait=20"}
-NOBODY_LISTENS = "postgresql://nobody:nothing@127.0.0.1:1/nowhere"
 
 Json = dict[str, Any]
-
-
-@pytest.fixture
-async def running(dispatcher: PlayedDispatcher) -> AsyncIterator[PlayedDispatcher]:
-    async with dispatcher.running() as played:
-        yield played
 
 
 async def submitted(gateway: RunningGateway, body: Json = TEXT, **headers: str) -> str:

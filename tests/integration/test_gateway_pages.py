@@ -11,11 +11,9 @@ from openapi_spec_validator import validate
 from contract.announcements import DispatcherStatus
 from contract.ids import new_prediction_id
 from gateway.settings import GatewaySettings
-from tests.gateways import MODELS, PlayedDispatcher, RunningGateway, declared, serving
+from tests.gateways import ECHO, MODELS, TEXT, PlayedDispatcher, RunningGateway, declared, serving
 from tests.tickets import until
 
-ECHO = "/v1/models/triton/identity/predictions"
-TEXT = {"input": {"INPUT0": "hello"}}
 WAIT = {"Prefer": "wait=20"}
 
 

@@ -16,11 +16,8 @@ import pytest
 
 from contract.prediction import Outcome, Status
 from gateway.settings import GatewaySettings
-from tests.gateways import ALICE, TOKENS, connect
+from tests.gateways import ALICE, ECHO, TEXT, TOKENS, connect
 from tests.tickets import fresh_id
-
-TEXT = {"input": {"INPUT0": "hello"}}
-ECHO = "/v1/models/triton/identity/predictions"
 
 
 @pytest.fixture

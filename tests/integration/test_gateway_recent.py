@@ -1,7 +1,6 @@
 """Reading what this gateway has accepted a moment ago: fewer reads, and the same promises."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
@@ -16,6 +15,9 @@ from gateway.settings import GatewaySettings
 from ledger import Ledger
 from tests.gateways import (
     BOB,
+    ECHO,
+    NOBODY_LISTENS,
+    TEXT,
     PlayedDispatcher,
     RunningGateway,
     connect,
@@ -25,16 +27,6 @@ from tests.gateways import (
 )
 from tests.outages import Restartable
 from tests.tickets import until
-
-ECHO = "/v1/models/triton/identity/predictions"
-TEXT = {"input": {"INPUT0": "hello"}}
-NOBODY_LISTENS = "postgresql://nobody:nothing@127.0.0.1:1/nowhere"
-
-
-@pytest.fixture
-async def running(dispatcher: PlayedDispatcher) -> AsyncIterator[PlayedDispatcher]:
-    async with dispatcher.running() as played:
-        yield played
 
 
 @pytest.fixture

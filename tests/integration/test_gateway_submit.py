@@ -19,14 +19,19 @@ from gateway.settings import GatewaySettings
 from standalone.nats import Nats
 from standalone.server import running
 from tests import services
-from tests.gateways import RunningGateway, declared, make_settings, serving
+from tests.gateways import (
+    ECHO,
+    NOBODY_LISTENS,
+    TEXT,
+    RunningGateway,
+    declared,
+    make_settings,
+    serving,
+)
 from tests.tickets import until
 
 CLASSIFY = "/v1/models/triton/efficientnet_lite0/predictions"
 VERSION = "triton.efficientnet_lite0.1"
-ECHO = "/v1/models/triton/identity/predictions"
-TEXT = {"input": {"INPUT0": "hello"}}
-NOBODY_LISTENS = "postgresql://nobody:nothing@127.0.0.1:1/nowhere"
 
 
 def image(kind: str, mode: str = "RGB", size: tuple[int, int] = (16, 16), **how: Any) -> bytes:
